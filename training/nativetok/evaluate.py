@@ -1,0 +1,131 @@
+"""Measures released weights on a set of images and draws a contact sheet.
+
+python -m nativetok.evaluate --weights training/weights/nativetok-128.safetensors --data FOLDER --out DIR
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from nativetok.data import find_split, load_images
+from nativetok.metrics import codebook_use, position_entropy, psnr, ssim
+from nativetok.model import NativeTok, load_weights
+
+SHEET_IMAGES = 12
+GAP = 4
+LABEL_WIDTH = 96
+
+
+def reconstruct(model: NativeTok, images: np.ndarray, batch: int = 32) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Encode images once and decode them at every stage length.
+
+    Args:
+        model: in evaluation mode; its device is where the work is done.
+        images: uint8 [N,H,W,3] at the model's size.
+        batch: images at a time.
+
+    Returns:
+        Tokens int64 [N,L], and for each stage length the reconstructions uint8 [N,H,W,3].
+    """
+    device = next(model.parameters()).device
+    stages = model.config.stages
+    tokens: list[np.ndarray] = []
+    decoded: dict[int, list[np.ndarray]] = {length: [] for length in stages}
+    with torch.inference_mode():
+        for start in tqdm(range(0, len(images), batch), unit="batch", desc="evaluate"):
+            ids = model.encode(torch.from_numpy(images[start : start + batch]).to(device), stages[-1])
+            tokens.append(ids.cpu().numpy())
+            for length in stages:
+                decoded[length].append(model.decode(ids[:, :length]).cpu().numpy())
+    return np.concatenate(tokens), {length: np.concatenate(parts) for length, parts in decoded.items()}
+
+
+def measure(
+    images: np.ndarray, tokens: np.ndarray, decoded: dict[int, np.ndarray], codebook_size: int
+) -> dict[str, Any]:
+    """Every figure of the evaluation.
+
+    Args:
+        images: uint8 [N,H,W,3].
+        tokens: integers [N,L], ids of 0..codebook_size-1.
+        decoded: length -> uint8 [N,H,W,3].
+        codebook_size: entries of the codebook.
+
+    Returns:
+        A JSON-ready dictionary: the means over images of PSNR (dB) and SSIM a length, the share of the codebook in use,
+        over all images and over the first 1,000 (null when there are fewer), and bits of entropy a position.
+    """
+    entropy = position_entropy(tokens)
+    return {
+        "images": len(images),
+        "lengths": {
+            str(length): {
+                "bytes": math.ceil(length * math.log2(codebook_size) / 8),
+                "psnr": float(psnr(images, pictures).mean()),
+                "ssim": float(ssim(images, pictures).mean()),
+            }
+            for length, pictures in decoded.items()
+        },
+        "codebook": {
+            "size": codebook_size,
+            "used": codebook_use(tokens, codebook_size),
+            "used_by_1000_images": codebook_use(tokens[:1000], codebook_size) if len(tokens) >= 1000 else None,
+        },
+        "entropy": {"mean_bits": float(entropy.mean()), "bits_by_position": [round(float(bits), 3) for bits in entropy]},
+    }
+
+
+def contact_sheet(images: np.ndarray, decoded: dict[int, np.ndarray]) -> Image.Image:
+    """Draw originals on top and a row of reconstructions a length below, labelled on the left.
+
+    Args:
+        images: uint8 [N,H,W,3]; up to twelve are shown, spread evenly over them.
+        decoded: length -> uint8 [N,H,W,3].
+    """
+    shown = np.unique(np.linspace(0, len(images) - 1, SHEET_IMAGES).round().astype(int))
+    rows = [("original", images)] + [(f"{length} tokens", pictures) for length, pictures in decoded.items()]
+    height, width = images.shape[1:3]
+    sheet = Image.new("RGB", (LABEL_WIDTH + len(shown) * (width + GAP), len(rows) * (height + GAP) - GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    for row, (label, pictures) in enumerate(rows):
+        top = row * (height + GAP)
+        draw.text((GAP, top + height // 2), label, fill="black", font=font, anchor="lm")
+        for column, index in enumerate(shown):
+            sheet.paste(Image.fromarray(pictures[index]), (LABEL_WIDTH + column * (width + GAP), top))
+    return sheet
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: writes `evaluation.json` and `contact-sheet.png` into `--out`."""
+    parser = argparse.ArgumentParser(prog="python -m nativetok.evaluate", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--weights", type=Path, required=True, help="released weights, .safetensors")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets (their val split is used), folders of images, or .tar shards")
+    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and contact-sheet.png")
+    parser.add_argument("--batch", type=int, default=32, help="images at a time (default 32)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ...")
+    options = parser.parse_args(arguments)
+
+    model = load_weights(options.weights).to(options.device)
+    images = load_images([path for root in options.data for path in find_split(root, "val")], model.config.image_size)
+    tokens, decoded = reconstruct(model, images, options.batch)
+    figures = measure(images, tokens, decoded, model.config.codebook_size)
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
+    contact_sheet(images, decoded).save(options.out / "contact-sheet.png", optimize=True)
+    for length, figure in figures["lengths"].items():
+        print(f"{length:>4} tokens  PSNR {figure['psnr']:.2f} dB  SSIM {figure['ssim']:.3f}")
+    print(f"codebook in use {figures['codebook']['used']:.1%}, {figures['entropy']['mean_bits']:.2f} bits a token")
+
+
+if __name__ == "__main__":
+    main()
