@@ -79,7 +79,10 @@ def measure(
             "used": codebook_use(tokens, codebook_size),
             "used_by_1000_images": codebook_use(tokens[:1000], codebook_size) if len(tokens) >= 1000 else None,
         },
-        "entropy": {"mean_bits": float(entropy.mean()), "bits_by_position": [round(float(bits), 3) for bits in entropy]},
+        "entropy": {
+            "mean_bits": float(entropy.mean()),
+            "bits_by_position": [round(float(bits), 3) for bits in entropy],
+        },
     }
 
 
@@ -108,10 +111,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: writes `evaluation.json` and `contact-sheet.png` into `--out`."""
     parser = argparse.ArgumentParser(prog="python -m nativetok.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="released weights, .safetensors")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets (their val split is used), folders of images, or .tar shards")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="data (its val split), photos or .tar shards"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and contact-sheet.png")
     parser.add_argument("--batch", type=int, default=32, help="images at a time (default 32)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1, ...")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help=f"cpu, cuda, cuda:1, ... (default {device})")
     options = parser.parse_args(arguments)
 
     model = load_weights(options.weights).to(options.device)

@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from nativetok.config import ModelConfig
 from nativetok.evaluate import contact_sheet, main, measure
 from nativetok.metrics import codebook_use, psnr
 from nativetok.model import NativeTok, load_weights, save_weights
-from PIL import Image
 
 PHOTOS = Path(__file__).parents[2] / "test" / "fixtures" / "photos"
 
@@ -66,7 +67,9 @@ def test_the_command_measures_what_the_weights_do_to_the_photos(photos: np.ndarr
     ])  # fmt: skip
     figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
 
-    small = np.stack([np.asarray(Image.fromarray(photo).resize((64, 64), Image.Resampling.LANCZOS)) for photo in photos])
+    small = np.stack(
+        [np.asarray(Image.fromarray(photo).resize((64, 64), Image.Resampling.LANCZOS)) for photo in photos]
+    )
     model = load_weights(tmp_path / "weights.safetensors")
     tokens = model.encode(torch.from_numpy(small), 8)
     assert figures["images"] == len(photos)

@@ -1,13 +1,16 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from nativetok.metrics import codebook_use, position_entropy, psnr, ssim
 from PIL import Image, ImageFilter
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
+from nativetok.metrics import codebook_use, position_entropy, psnr, ssim
+
 PHOTOS = Path(__file__).parents[2] / "test" / "fixtures" / "photos"
+Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def test_ssim_is_the_formula_of_wang_with_gaussian_weights(pairs: tuple[np.ndarr
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_other_shapes_and_types_are_refused(metric, pairs: tuple[np.ndarray, np.ndarray]) -> None:
+def test_other_shapes_and_types_are_refused(metric: Metric, pairs: tuple[np.ndarray, np.ndarray]) -> None:
     with pytest.raises(ValueError, match="uint8"):
         metric(pairs[0], pairs[1][:2])
     with pytest.raises(ValueError, match="float32"):
