@@ -1,0 +1,47 @@
+# syntax=docker/dockerfile:1
+#   docker build -t nativetok .                          the CPU image
+#   docker build -t nativetok:cuda --target cuda .       with CUDA 12 and cuDNN 9, x86-64 only
+ARG NODE_IMAGE=node:24.21.0-bookworm-slim
+ARG CUDA_IMAGE=nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04
+
+FROM ${NODE_IMAGE} AS dependencies
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+# No install scripts: the image has Node already, sharp and ONNX Runtime for the CPU come inside their packages.
+# Of ONNX Runtime's binaries for six platforms the image keeps its own.
+RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
+  && rm -r node_modules/node \
+  && find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 ! -path "*/linux/$(node -p process.arch)" \
+    -exec rm -r {} +
+
+FROM dependencies AS cuda-dependencies
+# What npm is too small for: ONNX Runtime's CUDA provider, fetched by the package's own script. TensorRT is not used.
+RUN ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-node/script/install.js \
+  && rm node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_tensorrt.so
+
+FROM ${CUDA_IMAGE} AS cuda
+COPY --from=dependencies /usr/local/bin/node /usr/local/bin/node
+WORKDIR /app
+COPY package.json openapi.yaml LICENSE NOTICE.md ./
+COPY --from=cuda-dependencies /app/node_modules node_modules
+COPY models models
+COPY src src
+ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cuda
+USER 1000:1000
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+  CMD ["node", "-e", "fetch('http://127.0.0.1:' + process.env.NATIVETOK_PORT + '/health/ready').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+CMD ["node", "src/server.ts"]
+
+FROM ${NODE_IMAGE} AS cpu
+WORKDIR /app
+COPY package.json openapi.yaml LICENSE NOTICE.md ./
+COPY --from=dependencies /app/node_modules node_modules
+COPY models models
+COPY src src
+ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cpu
+USER 1000:1000
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+  CMD ["node", "-e", "fetch('http://127.0.0.1:' + process.env.NATIVETOK_PORT + '/health/ready').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
+CMD ["node", "src/server.ts"]
