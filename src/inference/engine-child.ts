@@ -1,0 +1,150 @@
+// The engine process: ONNX Runtime and nothing else. `run()` blocks this process's only thread, which is why it is one.
+import { readFile } from 'node:fs/promises'
+import { env, InferenceSession, Tensor } from 'onnxruntime-node'
+import { BundleError } from './errors.ts'
+import { checkGraph, type Graph, sequenceLength, stageName } from './graphs.ts'
+import type {
+  DecodeBatch,
+  DecodeResult,
+  EncodeBatch,
+  EncodeResult,
+  EngineConfig,
+  EngineReply,
+  EngineRequest,
+  GraphTimings,
+} from './protocol.ts'
+import { sha256 } from './sha256.ts'
+
+/** A model whose graphs are loaded. */
+class LoadedModel {
+  readonly #config: EngineConfig
+  readonly #sessions: Map<string, InferenceSession>
+
+  private constructor(config: EngineConfig, sessions: Map<string, InferenceSession>) {
+    this.#config = config
+    this.#sessions = sessions
+  }
+
+  /** Loads every graph, then runs all of them at batch 1 and at the largest, so that no request pays for a first run. */
+  static async load(config: EngineConfig): Promise<LoadedModel> {
+    const sessions = new Map<string, InferenceSession>()
+    for (const graph of config.graphs) sessions.set(graph.name, await loadGraph(graph, config))
+    const model = new LoadedModel(config, sessions)
+    const { imageSize } = config.shape
+    const length = sequenceLength(config.shape)
+    for (const count of new Set([1, config.maxBatch])) {
+      await model.encode({
+        pixels: new Uint8Array(count * imageSize * imageSize * 3),
+        lengths: new Array<number>(count).fill(length),
+      })
+      await model.decode({ tokens: new Int32Array(count * length) })
+    }
+    return model
+  }
+
+  /**
+   * Encodes a batch stage by stage. Images may differ in length: sorted longest first, those that need a stage are the
+   * leading rows, so it runs on a view of them and on no image that does not need it; rows are cut to their length by
+   * the receiver, which causality makes exact.
+   */
+  async encode({ pixels, lengths }: EncodeBatch): Promise<EncodeResult> {
+    const { imageSize, stages, latents: latent } = this.#config.shape
+    const length = sequenceLength(this.#config.shape)
+    const timings: GraphTimings = {}
+    const images = new Tensor('uint8', pixels, [lengths.length, imageSize, imageSize, 3])
+    const latents = (await this.#run('encoder', { images }, 'latents', timings)).data as Float32Array
+    const tokens = new Uint16Array(lengths.length * length)
+    let start = 0
+    for (const [index, end] of stages.entries()) {
+      const shortEnough = lengths.findIndex((wanted) => wanted <= start)
+      const rows = shortEnough === -1 ? lengths.length : shortEnough
+      if (rows === 0) break
+      const feeds: Record<string, Tensor> = {
+        latents: new Tensor('float32', latents.subarray(0, rows * latent.count * latent.width), [
+          rows,
+          latent.count,
+          latent.width,
+        ]),
+      }
+      if (start > 0) {
+        const prefix = new Int32Array(rows * start)
+        for (let row = 0; row < rows; row++) {
+          prefix.set(tokens.subarray(row * length, row * length + start), row * start)
+        }
+        feeds.prefix = new Tensor('int32', prefix, [rows, start])
+      }
+      const stage = (await this.#run(stageName(index), feeds, 'tokens', timings)).data as Int32Array
+      const width = end - start
+      for (let row = 0; row < rows; row++) {
+        tokens.set(stage.subarray(row * width, (row + 1) * width), row * length + start)
+      }
+      start = end
+    }
+    return { tokens, timings }
+  }
+
+  async decode({ tokens }: DecodeBatch): Promise<DecodeResult> {
+    const length = sequenceLength(this.#config.shape)
+    const timings: GraphTimings = {}
+    const feeds = { tokens: new Tensor('int32', tokens, [tokens.length / length, length]) }
+    const images = await this.#run('decoder', feeds, 'images', timings)
+    return { pixels: images.data as Uint8Array, timings }
+  }
+
+  async #run(name: string, feeds: Record<string, Tensor>, output: string, timings: GraphTimings): Promise<Tensor> {
+    const started = performance.now()
+    const outputs = await this.#sessions.get(name)?.run(feeds)
+    timings[name] = performance.now() - started
+    const tensor = outputs?.[output]
+    if (!tensor) throw new Error(`${name} gave no ${output}`)
+    return tensor
+  }
+}
+
+// The hash is checked again on the bytes that are loaded: an engine that replaces another must not pick up a file that
+// changed on disk meanwhile, since its tokens would mean something else.
+async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceSession> {
+  const bytes = await readFile(graph.path)
+  if (sha256(bytes) !== graph.sha256) throw new BundleError(`${graph.file}: changed on disk since the service started`)
+  const session = await InferenceSession.create(bytes, {
+    executionProviders: [config.provider === 'cuda' ? { name: 'cuda', deviceId: config.device } : 'cpu'],
+    intraOpNumThreads: config.threads,
+  }).catch((error: unknown) => {
+    throw new Error(`${graph.file}: ${error instanceof Error ? error.message : error}`)
+  })
+  checkGraph(graph, session)
+  return session
+}
+
+/** Answers requests, one at a time, until the parent's channel closes. */
+function serve(): void {
+  let model: LoadedModel | undefined
+
+  async function answer(request: EngineRequest): Promise<EngineReply> {
+    if (request.kind === 'load') {
+      model = await LoadedModel.load(request.config)
+      return { kind: 'loaded' }
+    }
+    if (!model) throw new Error('no model is loaded')
+    if (request.kind === 'encode') return { kind: 'encoded', ...(await model.encode(request)) }
+    return { kind: 'decoded', ...(await model.decode(request)) }
+  }
+
+  process.on('message', async (request: EngineRequest) => {
+    const reply = await answer(request).catch(
+      (error: unknown): EngineReply => ({
+        kind: 'failed',
+        message: error instanceof Error ? error.message : String(error),
+        bundle: error instanceof BundleError,
+      }),
+    )
+    process.send?.(reply)
+  })
+  process.on('disconnect', () => process.exit(0))
+  // Ctrl-C reaches the whole process group, but what was accepted is to finish: the parent alone ends this process.
+  process.on('SIGINT', () => {})
+  process.on('SIGTERM', () => {})
+}
+
+env.logLevel = 'error'
+serve()

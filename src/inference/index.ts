@@ -1,0 +1,260 @@
+import { once } from 'node:events'
+import { Batcher, type BatcherMetrics, type Timings } from './batcher.ts'
+import { type Bundle, readBundle } from './bundle.ts'
+import { type Engine, EngineKeeper, ProcessEngine } from './engine.ts'
+import { QueueFullError } from './errors.ts'
+import { sequenceLength } from './graphs.ts'
+import type { Provider } from './protocol.ts'
+import { chooseProvider, type EnginePlan, type ProviderChoice, planEngines, usableCores } from './providers.ts'
+
+export type { Kind, Timings } from './batcher.ts'
+export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
+export type { Provider } from './protocol.ts'
+
+/** As much of pino's logger as is used here. */
+export interface Logger {
+  info(fields: object, message: string): void
+  warn(fields: object, message: string): void
+  error(fields: object, message: string): void
+}
+
+/** Called as things happen, so that whoever counts can count. */
+export interface InferenceMetrics extends BatcherMetrics {
+  /** An engine ended, for this reason, and is being replaced. */
+  engineRestart?(reason: string): void
+}
+
+export interface InferenceOptions {
+  /** The bundle's folder. */
+  model: string
+  provider: 'auto' | Provider
+  /** CUDA devices, one engine each. */
+  devices: number[]
+  /** Engine processes; by default one a CUDA device, one on CPU. */
+  engines: number | undefined
+  /** Threads an engine runs a graph on; by default the usable cores shared by the engines. */
+  threads: number | undefined
+  /** Images a batch at most. */
+  maxBatch: number
+  /** Images reserved at most, encode and decode together. */
+  queueLimit: number
+  /** Milliseconds in which an engine must answer a batch. */
+  timeoutMs: number
+  log: Logger
+  metrics?: InferenceMetrics
+}
+
+/** What is served, and on what. */
+export interface ModelInfo {
+  name: string
+  /** Digest of what tokens mean: tokens of one model mean nothing to another. */
+  model: string
+  /** Digest of every file of the bundle. */
+  bundle: string
+  imageSize: number
+  length: number
+  stages: number[]
+  codebook: { size: number; dimension: number }
+  provider: Provider
+  providerReason: string
+}
+
+/** Images admitted; held from admission until they are answered. */
+export interface Reservation {
+  /**
+   * Admits `images` more.
+   * @throws QueueFullError when they do not fit; what was reserved before stays so.
+   */
+  grow(images: number): void
+  /** Gives everything back. May be called again, without effect. */
+  release(): void
+}
+
+const ENGINE_CHILD = new URL('./engine-child.ts', import.meta.url)
+
+/** Images to tokens and back, by a bundle's model, in engine processes. */
+export class Inference {
+  readonly info: ModelInfo
+  /** The bytes of the bundle's `codebook.npy`: float32 `[size, dimension]`. */
+  readonly codebookFile: Buffer
+  readonly #queueLimit: number
+  readonly #imageBytes: number
+  readonly #batcher: Batcher
+  readonly #keepers: EngineKeeper[]
+  #reserved = 0
+  readonly #unreserved = new EventTarget()
+  #closing: Promise<void> | undefined
+
+  /**
+   * Verifies the bundle, chooses the provider, starts the engines and warms them up.
+   * @param child the script that engine processes run.
+   * @throws BundleError one sentence naming the file that is wrong; Error when the provider asked for does not load.
+   */
+  static async start(options: InferenceOptions, child: URL = ENGINE_CHILD): Promise<Inference> {
+    const bundle = await readBundle(options.model)
+    const cores = await usableCores()
+    const choice = await chooseProvider(options.provider, (provider) =>
+      startAll(
+        planEngines(provider, options, cores).map((plan) => () => startEngine(bundle, provider, plan, options, child)),
+      ),
+    )
+    return new Inference(options, bundle, choice)
+  }
+
+  private constructor(options: InferenceOptions, bundle: Bundle, choice: ProviderChoice<StartedEngine[]>) {
+    const { log, metrics } = options
+    const { manifest, shape } = bundle
+    this.info = {
+      name: manifest.name,
+      model: bundle.model,
+      bundle: bundle.bundle,
+      imageSize: shape.imageSize,
+      length: sequenceLength(shape),
+      stages: shape.stages,
+      codebook: shape.codebook,
+      provider: choice.provider,
+      providerReason: choice.reason,
+    }
+    this.codebookFile = bundle.codebookFile
+    this.#queueLimit = options.queueLimit
+    this.#imageBytes = shape.imageSize * shape.imageSize * 3
+    this.#batcher = new Batcher(shape, options.maxBatch, metrics)
+    this.#keepers = choice.started.map(
+      ({ engine, start }) =>
+        new EngineKeeper(engine, start, {
+          up: (ready) => this.#batcher.add(ready),
+          down: (gone, reason) => {
+            this.#batcher.remove(gone)
+            log.error({ reason }, 'engine ended, starting another')
+            metrics?.engineRestart?.(reason)
+          },
+          failed: (error) => log.error({ err: error }, 'engine did not start, trying again'),
+        }),
+    )
+  }
+
+  /** Whether at least one engine is there, warmed up, and the service is not closing. */
+  get ready(): boolean {
+    return !this.#closing && this.#batcher.engines > 0
+  }
+
+  /**
+   * Admits images before any work is spent on them. Whoever encodes or decodes reserves first, and releases when answered.
+   * @throws QueueFullError at once when more than `queueLimit` would be in flight, or when closing.
+   */
+  reserve(images: number): Reservation {
+    if (this.#closing) throw new QueueFullError('the service is closing')
+    let held = 0
+    const grow = (more: number) => {
+      if (this.#reserved + more > this.#queueLimit) {
+        throw new QueueFullError(
+          `${this.#reserved} images are in flight; ${more} more would exceed the bound of ${this.#queueLimit}`,
+        )
+      }
+      this.#reserved += more
+      held += more
+    }
+    const release = () => {
+      this.#reserved -= held
+      held = 0
+      if (this.#reserved === 0) this.#unreserved.dispatchEvent(new Event('empty'))
+    }
+    grow(images)
+    return { grow, release }
+  }
+
+  /**
+   * Encodes one image.
+   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles.
+   * @param length tokens wanted, 1 to L.
+   * @param signal takes the image out of the queue; the promise then rejects with the signal's reason.
+   * @returns uint16 ids `[length]`, the first `length` of the full encoding, bit for bit.
+   * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
+   * image alone.
+   */
+  async encode(
+    pixels: Uint8Array,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<{ tokens: Uint16Array; timings: Timings }> {
+    if (pixels.length !== this.#imageBytes) {
+      throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
+    }
+    this.#checkLength(length)
+    return this.#batcher.encode(pixels, length, signal)
+  }
+
+  /**
+   * Decodes one sequence; any prefix of an encoding is one.
+   * @param tokens 1 to L ids below the codebook's size; left alone until the promise settles.
+   * @param signal takes the sequence out of the queue; the promise then rejects with the signal's reason.
+   * @returns uint8 `[H,W,3]`, RGB.
+   * @throws RangeError for a length or an id the model does not have; EngineFailedError when the engine failed on this
+   * sequence alone.
+   */
+  async decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
+    this.#checkLength(tokens.length)
+    const { size } = this.info.codebook
+    for (let index = 0; index < tokens.length; index++) {
+      const id = tokens[index]
+      if (!(Number.isInteger(id) && id !== undefined && id >= 0 && id < size)) {
+        throw new RangeError(`token ${index} is ${id}, ids are 0 to ${size - 1}`)
+      }
+    }
+    return this.#batcher.decode(tokens, signal)
+  }
+
+  /** Admits nothing more, waits until all that is reserved or queued is answered, ends the engines. */
+  close(): Promise<void> {
+    this.#closing ??= this.#finish()
+    return this.#closing
+  }
+
+  async #finish(): Promise<void> {
+    if (this.#reserved > 0) await once(this.#unreserved, 'empty')
+    await this.#batcher.drained()
+    await Promise.all(this.#keepers.map((keeper) => keeper.close()))
+  }
+
+  #checkLength(length: number): void {
+    if (!(Number.isInteger(length) && length >= 1 && length <= this.info.length)) {
+      throw new RangeError(`a sequence has 1 to ${this.info.length} tokens, not ${length}`)
+    }
+  }
+}
+
+/** An engine that is up, and how to start its like. */
+interface StartedEngine {
+  engine: Engine
+  start: () => Promise<Engine>
+}
+
+/** Starts all or, when one does not come up, none. */
+async function startAll(starts: (() => Promise<Engine>)[]): Promise<StartedEngine[]> {
+  const attempts = await Promise.allSettled(starts.map(async (start) => ({ start, engine: await start() })))
+  const started = attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? [attempt.value] : []))
+  const failure = attempts.find((attempt) => attempt.status === 'rejected')
+  if (!failure) return started
+  await Promise.all(started.map(({ engine }) => engine.close()))
+  throw failure.reason
+}
+
+async function startEngine(
+  { graphs, shape }: Bundle,
+  provider: Provider,
+  { device, threads }: EnginePlan,
+  { maxBatch, timeoutMs, log }: InferenceOptions,
+  child: URL,
+): Promise<Engine> {
+  let loading = true
+  const engine = await ProcessEngine.start({
+    config: { graphs, shape, provider, device, threads, maxBatch },
+    timeoutMs,
+    child,
+    // While loading, ONNX Runtime also reports a CUDA that is not there as an error; whether it is one is decided here.
+    onStderr: (line) => (loading ? log.info({ line }, 'engine output') : log.warn({ line }, 'engine output')),
+  })
+  loading = false
+  log.info({ pid: engine.pid, provider, device, threads }, 'engine ready')
+  return engine
+}
