@@ -1,0 +1,193 @@
+import { Transform, type TransformCallback } from 'node:stream'
+import type {
+  onRequestAsyncHookHandler,
+  onResponseAsyncHookHandler,
+  onSendAsyncHookHandler,
+  preParsingAsyncHookHandler,
+} from 'fastify'
+import type { Reservation } from './inference/index.ts'
+import { ClientGone, Problem } from './problem.ts'
+import type { Services } from './services.ts'
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Of encode and decode alone. */
+    admission: Admission
+  }
+}
+
+/** Bytes of all request bodies that are held at once. */
+export class InflightBytes {
+  private readonly limit: number
+  private held = 0
+
+  constructor(limit: number) {
+    this.limit = limit
+  }
+
+  take(bytes: number): void {
+    if (this.held + bytes > this.limit) throw new Problem('overloaded', 'the server holds as many bytes as it may')
+    this.held += bytes
+  }
+
+  give(bytes: number): void {
+    this.held -= bytes
+  }
+}
+
+/**
+ * What one request of encode or decode may use: a deadline, a share of the queue, a share of the bytes in flight.
+ * All of it is given back when the answer is out or the client has gone.
+ */
+export class Admission {
+  /** Milliseconds a step; the slowest item's where several were at it. */
+  readonly timings: Record<string, number> = {}
+  /** Images or sequences of the request, as far as is known. */
+  images = 1
+
+  private readonly services: Services
+  private readonly bodyLimit: number
+  private readonly reservation: Reservation
+  private readonly controller = new AbortController()
+  private readonly timer: NodeJS.Timeout
+  private bytes = 0
+
+  /** @throws QueueFullError if there is no room for even one image */
+  constructor(services: Services, bodyLimit: number) {
+    this.services = services
+    this.bodyLimit = bodyLimit
+    this.reservation = services.inference.reserve(1)
+    const { requestTimeout } = services.config
+    const late = new Problem('deadline', `the request was not done within ${requestTimeout} s`)
+    this.timer = setTimeout(() => this.abort(late), requestTimeout * 1000)
+  }
+
+  get signal(): AbortSignal {
+    return this.controller.signal
+  }
+
+  /** Ends whatever of the request is still under way. */
+  abort(reason: Error): void {
+    this.controller.abort(reason)
+  }
+
+  /** Counts bytes of the body as they arrive. */
+  receive(bytes: number): void {
+    this.signal.throwIfAborted()
+    if (this.bytes + bytes > this.bodyLimit) {
+      throw new Problem('too-many-bytes', `the body is larger than ${this.bodyLimit} bytes`)
+    }
+    this.services.inflight.take(bytes)
+    this.bytes += bytes
+  }
+
+  /** Makes room for all images of the request, before any is decoded. */
+  admit(images: number): void {
+    this.signal.throwIfAborted()
+    const { maxImages } = this.services.config
+    if (images > maxImages) throw new Problem('too-many-images', `the request has more than ${maxImages} items`)
+    if (images > this.images) {
+      this.reservation.grow(images - this.images)
+      this.images = images
+    }
+  }
+
+  /** Does `work` on all items at once. The first that fails, the deadline or a closed connection ends the others. */
+  async each<T, R>(items: readonly T[], work: (item: T, index: number) => Promise<R>): Promise<R[]> {
+    const { signal } = this
+    signal.throwIfAborted()
+    const aborted = new Promise<never>((_, reject) => {
+      signal.addEventListener('abort', () => reject(signal.reason), { once: true })
+    })
+    try {
+      return await Promise.race([Promise.all(items.map(work)), aborted])
+    } catch (error) {
+      this.abort(error as Error)
+      throw error
+    }
+  }
+
+  /** Notes how long a step of one item took. */
+  time(timings: Record<string, number>): void {
+    for (const [step, duration] of Object.entries(timings)) {
+      this.timings[step] = Math.max(this.timings[step] ?? 0, duration)
+    }
+  }
+
+  /** Gives everything back. */
+  end(): void {
+    clearTimeout(this.timer)
+    this.reservation.release()
+    this.services.inflight.give(this.bytes)
+    this.bytes = 0
+  }
+}
+
+/** A request's body on its way to the parser, counted. A refused body is read to its end, unheard, so that the client,
+ * which may still be writing it, gets to read the answer. */
+class CountedBody extends Transform {
+  private readonly source: NodeJS.ReadableStream
+  private readonly admission: Admission
+
+  constructor(source: NodeJS.ReadableStream, admission: Admission) {
+    super()
+    this.source = source
+    this.admission = admission
+    admission.signal.addEventListener('abort', () => this.destroy(admission.signal.reason), { once: true })
+    source.pipe(this)
+  }
+
+  override _transform(chunk: Buffer, _: BufferEncoding, done: TransformCallback): void {
+    try {
+      this.admission.receive(chunk.length)
+      done(null, chunk)
+    } catch (error) {
+      done(error as Error)
+    }
+  }
+
+  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
+    this.source.unpipe(this)
+    this.source.resume()
+    done(error)
+  }
+}
+
+interface AdmissionHooks {
+  onRequest: onRequestAsyncHookHandler
+  preParsing: preParsingAsyncHookHandler
+  onSend: onSendAsyncHookHandler
+  onResponse: onResponseAsyncHookHandler
+}
+
+/** The hooks of encode and decode: admission before the body is read, and the headers that say what it cost. */
+export function admissionHooks(services: Services): AdmissionHooks {
+  const { config, inference } = services
+
+  return {
+    async onRequest(request, reply) {
+      const json = request.headers['content-type']?.startsWith('application/json') ?? false
+      const limit = json ? config.jsonBodyLimit : config.bodyLimit
+      if (Number(request.headers['content-length']) > limit) {
+        throw new Problem('too-many-bytes', `the body is larger than ${limit} bytes`)
+      }
+      const admission = new Admission(services, limit)
+      request.admission = admission
+      reply.raw.once('close', () => {
+        if (!reply.raw.writableFinished) admission.abort(new ClientGone())
+        admission.end()
+      })
+    },
+    async preParsing(request, _reply, payload) {
+      return new CountedBody(payload, request.admission)
+    },
+    async onSend(request, reply) {
+      const timings = Object.entries({ ...request.admission?.timings, total: reply.elapsedTime })
+      reply.header('x-model', inference.info.model)
+      reply.header('server-timing', timings.map(([step, ms]) => `${step};dur=${ms.toFixed(2)}`).join(', '))
+    },
+    async onResponse(request) {
+      request.admission?.end()
+    },
+  }
+}

@@ -1,0 +1,279 @@
+import { Command, InvalidArgumentError, Option } from 'commander'
+
+/** Everything the service can be told, validated. Durations are seconds, sizes bytes. */
+export interface Config {
+  host: string
+  port: number
+  model: string
+  provider: 'auto' | 'cuda' | 'cpu'
+  devices: number[]
+  engines: number | undefined
+  threads: number | undefined
+  maxBatch: number
+  queueLimit: number
+  maxImages: number
+  bodyLimit: number
+  jsonBodyLimit: number
+  inflightLimit: number
+  maxPixels: number
+  requestTimeout: number
+  drainDelay: number
+  apiKey: string | undefined
+  logLevel: string
+}
+
+interface Setting {
+  /** Long flag; the environment variable is derived from it. */
+  flag: string
+  value: string
+  /** What a person would write; absent where unset means something. */
+  default?: string
+  about: string
+  parse: (text: string) => unknown
+}
+
+const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']
+
+const settings: Record<keyof Config, Setting> = {
+  host: { flag: '--host', value: 'address', default: '127.0.0.1', about: 'address to listen on', parse: nonEmpty },
+  port: { flag: '--port', value: 'n', default: '8080', about: 'port; 0 takes a free one', parse: integer(0, 65535) },
+  model: {
+    flag: '--model',
+    value: 'folder',
+    default: 'models/nativetok-128',
+    about: 'the bundle to serve',
+    parse: nonEmpty,
+  },
+  provider: {
+    flag: '--provider',
+    value: 'name',
+    default: 'auto',
+    about: 'auto, cuda or cpu; auto takes CUDA where it loads',
+    parse: oneOf(['auto', 'cuda', 'cpu']),
+  },
+  devices: {
+    flag: '--devices',
+    value: 'list',
+    default: '0',
+    about: 'CUDA devices, one engine each, as in 0,1',
+    parse: integerList,
+  },
+  engines: {
+    flag: '--engines',
+    value: 'n',
+    about: 'engine processes on the CPU; unset: as many as pay',
+    parse: integer(1, 256),
+  },
+  threads: {
+    flag: '--threads',
+    value: 'n',
+    about: 'threads an engine; unset: the cores shared out',
+    parse: integer(1, 1024),
+  },
+  maxBatch: {
+    flag: '--max-batch',
+    value: 'n',
+    default: '32',
+    about: 'most items an engine takes at once',
+    parse: integer(1, 4096),
+  },
+  queueLimit: {
+    flag: '--queue-limit',
+    value: 'n',
+    default: '4096',
+    about: 'most images and sequences admitted at once; more get 503',
+    parse: integer(1, 1_000_000),
+  },
+  maxImages: {
+    flag: '--max-images',
+    value: 'n',
+    default: '1024',
+    about: 'most images or sequences a request',
+    parse: integer(1, 1_000_000),
+  },
+  bodyLimit: {
+    flag: '--body-limit',
+    value: 'size',
+    default: '64MiB',
+    about: 'largest body that is not JSON',
+    parse: size,
+  },
+  jsonBodyLimit: {
+    flag: '--json-body-limit',
+    value: 'size',
+    default: '8MiB',
+    about: 'largest JSON body; parsing JSON stops everything else',
+    parse: size,
+  },
+  inflightLimit: {
+    flag: '--inflight-limit',
+    value: 'size',
+    default: '512MiB',
+    about: 'most bytes of all bodies held at once; more get 503',
+    parse: size,
+  },
+  maxPixels: {
+    flag: '--max-pixels',
+    value: 'n',
+    default: '50000000',
+    about: 'most pixels an image, told before it is decoded',
+    parse: integer(1, 1_000_000_000),
+  },
+  requestTimeout: {
+    flag: '--request-timeout',
+    value: 'seconds',
+    default: '30',
+    about: 'deadline of a request, its upload included; an engine gets a third of it for a batch',
+    parse: seconds(0.1, 3600),
+  },
+  drainDelay: {
+    flag: '--drain-delay',
+    value: 'seconds',
+    default: '5',
+    about: 'how long a terminated server goes on serving while it says it is not ready',
+    parse: seconds(0, 3600),
+  },
+  apiKey: {
+    flag: '--api-key',
+    value: 'key',
+    about: 'key that clients must send; better set in the environment, where no process list shows it',
+    parse: apiKey,
+  },
+  logLevel: {
+    flag: '--log-level',
+    value: 'level',
+    default: 'info',
+    about: logLevels.join(', '),
+    parse: oneOf(logLevels),
+  },
+}
+
+/** A setting, or two together, that cannot be used. `message` is a sentence for the person who set it. */
+export class ConfigError extends Error {}
+
+/**
+ * Reads flags, then the environment, then defaults.
+ *
+ * @param args command line without the interpreter and the script
+ * @param env where `NATIVETOK_*` are looked up
+ * @throws ConfigError naming the setting, its value and where it came from
+ * @throws CommanderError with exit code 0 after `--help` was printed
+ */
+export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Config {
+  const command = new Command('nativetok')
+    .description('Serves a NativeTok bundle over HTTP: images to ordered tokens and back.')
+    .helpOption('-h, --help', 'print this and exit')
+    .allowExcessArguments(false)
+    .configureHelp({ helpWidth: 100 })
+    .configureOutput({ writeErr: () => {} })
+    .exitOverride()
+  for (const [name, setting] of Object.entries(settings)) command.addOption(option(name, setting, env))
+  try {
+    command.parse(args, { from: 'user' })
+  } catch (error) {
+    if (error instanceof Error && 'exitCode' in error && error.exitCode === 0) throw error
+    throw new ConfigError((error as Error).message.replace(/^error: /, ''))
+  }
+  const config: Config = command.opts()
+  requireAtMost(config, 'maxImages', 'queueLimit')
+  requireAtMost(config, 'jsonBodyLimit', 'bodyLimit')
+  requireAtMost(config, 'bodyLimit', 'inflightLimit')
+  return config
+}
+
+/** The README's configuration table, as Markdown. */
+export function settingsTable(): string {
+  const rows = Object.values(settings).map(
+    (s) =>
+      `| \`${s.flag} <${s.value}>\` | \`${variable(s)}\` | ${s.default ? `\`${s.default}\`` : 'unset'} | ${s.about} |`,
+  )
+  return ['| flag | environment | default | what |', '| --- | --- | --- | --- |', ...rows].join('\n')
+}
+
+function option(name: string, setting: Setting, env: NodeJS.ProcessEnv): Option {
+  const option = new Option(`${setting.flag} <${setting.value}>`, setting.about)
+  option.attributeName = () => name
+  option.argParser((text: string) => setting.parse(text))
+  // Commander reads process.env alone; a default of ours is what a test or an embedder can replace.
+  const given = env[variable(setting)]
+  const text = given ?? setting.default
+  option.description += ` [${variable(setting)}]`
+  if (text !== undefined) {
+    try {
+      option.default(setting.parse(text), setting.default ?? 'unset')
+    } catch (error) {
+      throw new ConfigError(`${variable(setting)} is '${text}': ${(error as Error).message}`)
+    }
+  }
+  return option
+}
+
+function variable(setting: Setting): string {
+  return `NATIVETOK_${setting.flag.slice(2).toUpperCase().replaceAll('-', '_')}`
+}
+
+type NumberSetting = 'maxImages' | 'queueLimit' | 'jsonBodyLimit' | 'bodyLimit' | 'inflightLimit'
+
+function requireAtMost(config: Config, low: NumberSetting, high: NumberSetting): void {
+  if (config[low] > config[high]) {
+    throw new ConfigError(
+      `${settings[low].flag} (${config[low]}) is over ${settings[high].flag} (${config[high]}): such a request could never be served.`,
+    )
+  }
+}
+
+function integer(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (!/^\d+$/.test(text) || value < min || value > max) {
+      throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`)
+    }
+    return value
+  }
+}
+
+function seconds(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text)
+    if (!/^\d+(\.\d+)?$/.test(text) || value < min || value > max) {
+      throw new InvalidArgumentError(`It must be seconds from ${min} to ${max}.`)
+    }
+    return value
+  }
+}
+
+function size(text: string): number {
+  const units: Record<string, number> = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30 }
+  const [, count, unit] = /^(\d+)(|KiB|MiB|GiB)$/.exec(text) ?? []
+  const bytes = Number(count) * (units[unit ?? ''] ?? Number.NaN)
+  if (count === undefined || bytes < 1024 || bytes > 2 ** 36) {
+    throw new InvalidArgumentError('It must be bytes from 1KiB to 64GiB, as in 8388608 or 8MiB.')
+  }
+  return bytes
+}
+
+function integerList(text: string): number[] {
+  if (!/^\d{1,3}(,\d{1,3})*$/.test(text)) throw new InvalidArgumentError('It must be device numbers, as in 0,1.')
+  const list = text.split(',').map(Number)
+  if (new Set(list).size !== list.length) throw new InvalidArgumentError('It must not name a device twice.')
+  return list
+}
+
+function oneOf(choices: string[]): (text: string) => string {
+  return (text) => {
+    if (!choices.includes(text)) throw new InvalidArgumentError(`It must be one of ${choices.join(', ')}.`)
+    return text
+  }
+}
+
+function nonEmpty(text: string): string {
+  if (text === '') throw new InvalidArgumentError('It must not be empty.')
+  return text
+}
+
+function apiKey(text: string): string {
+  if (!/^[\x21-\x7e]+$/.test(text)) {
+    throw new InvalidArgumentError('It must be printable ASCII without spaces, and not empty.')
+  }
+  return text
+}

@@ -1,0 +1,100 @@
+import sharp, { type Metadata, type Sharp } from 'sharp'
+
+/** What to bring images to, and what is too large to open. The rest of the preparation is the bundle format's. */
+export interface DecodeOptions {
+  /** Height and width of the result, in pixels. */
+  size: number
+  /** Most pixels an image may have. Told from its header, before it is decoded. */
+  maxPixels: number
+}
+
+/** What keeps an image from becoming pixels. `message` continues a sentence that names the image. */
+export class ImageError extends Error {
+  readonly reason: 'undecodable' | 'unsupported' | 'too-many-pixels'
+
+  constructor(reason: ImageError['reason'], message: string) {
+    super(message)
+    this.reason = reason
+  }
+}
+
+// libvips would open SVG, PDF and whatever else it was built with. Only these six are anybody's photos.
+sharp.block({ operation: ['VipsForeignLoad'] })
+sharp.unblock({
+  operation: [
+    'VipsForeignLoadJpeg',
+    'VipsForeignLoadPng',
+    'VipsForeignLoadWebp',
+    'VipsForeignLoadHeif',
+    'VipsForeignLoadNsgif',
+    'VipsForeignLoadTiff',
+  ],
+})
+// Images run side by side in the thread pool, so threads inside an image, and memory of past ones, only cost.
+sharp.concurrency(1)
+sharp.cache(false)
+
+const taken = 'JPEG, PNG, WebP, AVIF, GIF and TIFF are taken'
+
+/** Files that people do send as images, told apart from garbage by the bytes at an offset, to be refused by name. */
+const refused: [name: string, offset: number, signature: string][] = [
+  ['PDF', 0, '%PDF-'],
+  ['BMP', 0, 'BM'],
+  ['ICO', 0, '\0\0\x01\0'],
+  ['HEIC', 4, 'ftyphe'],
+  ['HEIC', 4, 'ftypmif1'],
+  ['JPEG XL', 0, '\xff\x0a'],
+  ['JPEG XL', 4, 'JXL '],
+  ['JPEG 2000', 4, 'jP  '],
+  ['PSD', 0, '8BPS'],
+]
+const svg = /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]/i
+
+/**
+ * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
+ * side resized by lanczos3 and the centre cropped.
+ *
+ * @returns uint8 [size, size, 3], C order
+ * @throws ImageError
+ */
+export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promise<Buffer> {
+  const image = sharp(bytes, { limitInputPixels: options.maxPixels, failOn: 'error', autoOrient: true })
+  const { width, height } = await readHeader(image, bytes, options.maxPixels)
+  if (width * height > options.maxPixels) throw tooManyPixels(`${width} x ${height}`, options.maxPixels)
+  try {
+    return await image
+      .flatten({ background: '#ffffff' })
+      .resize(options.size, options.size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+      .toColourspace('srgb')
+      .raw({ depth: 'uchar' })
+      .toBuffer()
+  } catch (error) {
+    throw new ImageError('undecodable', `cannot be decoded: ${reasonOf(error)}`)
+  }
+}
+
+async function readHeader(image: Sharp, bytes: Buffer, maxPixels: number): Promise<Metadata> {
+  if (bytes.length === 0) throw new ImageError('undecodable', 'is empty')
+  try {
+    return await image.metadata()
+  } catch (error) {
+    const start = bytes.toString('latin1', 0, 1024)
+    const known = refused.find(([, offset, signature]) => start.startsWith(signature, offset))
+    const name = svg.test(start) ? 'SVG' : known?.[0]
+    if (name !== undefined) throw new ImageError('unsupported', `is ${name}, which is not taken; ${taken}`)
+    const reason = reasonOf(error)
+    if (reason.includes('exceeds pixel limit')) throw tooManyPixels('more', maxPixels)
+    if (reason.includes('unsupported image format')) {
+      throw new ImageError('undecodable', `is no image that can be told by its content; ${taken}`)
+    }
+    throw new ImageError('undecodable', `cannot be decoded: ${reason}`)
+  }
+}
+
+function tooManyPixels(found: string, limit: number): ImageError {
+  return new ImageError('too-many-pixels', `has too many pixels: ${found}, and ${limit} is the limit`)
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message.trim().replace(/\s+/g, ' ') : String(error)
+}

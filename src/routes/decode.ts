@@ -1,0 +1,114 @@
+import type { FastifyRequest, RouteHandlerMethod } from 'fastify'
+import pLimit from 'p-limit'
+import { encodeImage, type ImageFormat } from '../images/encode.ts'
+import { integers, type NpyArray, NpyError, writeNpy } from '../npy.ts'
+import type { components, operations } from '../openapi.d.ts'
+import { Problem } from '../problem.ts'
+import type { Services } from '../services.ts'
+import { atOnce, isOfType, negotiate, withArray } from './shared.ts'
+
+type Query = NonNullable<operations['decode']['parameters']['query']>
+type Body = components['schemas']['Sequences']
+type Answer = components['schemas']['DecodedImages']
+
+/** What the client sent: one sequence, which is answered by an image, or a batch. */
+interface Sequences {
+  rows: number[][]
+  batch: boolean
+}
+
+const formats: ImageFormat[] = ['png', 'webp', 'jpeg']
+
+/** `POST /decode`: tokens to images. */
+export function decode(services: Services): RouteHandlerMethod {
+  const { inference, metrics } = services
+  const { info } = inference
+
+  /** Holds every row against the model. */
+  function check({ rows, batch }: Sequences): void {
+    if (rows.length === 0) throw new Problem('invalid-tokens', 'there are no tokens')
+    for (const [item, row] of rows.entries()) {
+      const where = batch ? `row ${item}` : 'the sequence'
+      if (row.length === 0 || row.length > info.length) {
+        throw new Problem('invalid-tokens', `${where} has ${row.length} tokens; 1 to ${info.length} it may have`, {
+          item,
+        })
+      }
+      const position = row.findIndex((id) => id < 0 || id >= info.codebook.size)
+      if (position >= 0) {
+        throw new Problem(
+          'invalid-tokens',
+          `${where} has ${row[position]} at position ${position}; tokens are from 0 to ${info.codebook.size - 1}`,
+          { item, position },
+        )
+      }
+    }
+  }
+
+  return async (request, reply) => {
+    const { admission } = request
+    const { model, format, quality } = request.query as Query & { quality: number }
+    if (model !== undefined && model !== info.model) {
+      throw new Problem('other-model', `the tokens are of model ${model}; this server's is ${info.model}`)
+    }
+    const sequences = isOfType(request, 'application/x-npy')
+      ? withArray(request.body as Buffer, sequencesOf)
+      : sequencesIn(request.body as Body)
+    const { rows, batch } = sequences
+    admission.admit(rows.length)
+    check(sequences)
+    const images = (format === undefined ? formats : [format]).map((name) => `image/${name}` as const)
+    const type = negotiate(request, [...(batch ? (['application/json'] as const) : images), 'application/x-npy'])
+    reply.type(type)
+
+    const toPixels = async (row: number[]): Promise<Uint8Array> => {
+      const { pixels, timings } = await inference.decode(row, admission.signal)
+      admission.time(timings)
+      metrics.item('decode', timings)
+      return pixels
+    }
+    if (type === 'application/x-npy') {
+      const pixels = await admission.each(rows, toPixels)
+      return writeNpy('|u1', [rows.length, info.imageSize, info.imageSize, 3], pixels)
+    }
+    const chosen = type === 'application/json' ? (format ?? 'png') : (type.slice('image/'.length) as ImageFormat)
+    const inTurn = pLimit(atOnce)
+    const files = await admission.each(rows, async (row) => {
+      const pixels = await toPixels(row)
+      return inTurn(() => fileOf(pixels, chosen, quality, request))
+    })
+    if (!batch) return files[0]
+    return { model: info.model, format: chosen, images: files.map((file) => file.toString('base64')) } satisfies Answer
+  }
+
+  async function fileOf(
+    pixels: Uint8Array,
+    format: ImageFormat,
+    quality: number,
+    request: FastifyRequest,
+  ): Promise<Buffer> {
+    request.admission.signal.throwIfAborted()
+    const start = performance.now()
+    const file = await encodeImage(pixels, info.imageSize, format, quality)
+    const postprocess = performance.now() - start
+    request.admission.time({ postprocess })
+    metrics.image('postprocess', postprocess)
+    return file
+  }
+}
+
+/** The rows of a JSON body, which the contract has proven to be all numbers or all arrays. */
+function sequencesIn({ tokens }: Body): Sequences {
+  const batch = Array.isArray(tokens[0])
+  return { rows: batch ? (tokens as number[][]) : [tokens as number[]], batch }
+}
+
+function sequencesOf(array: NpyArray): Sequences {
+  const [first = 0, second = 0] = array.shape
+  const values = integers(array)
+  if (array.shape.length === 1) return { rows: [values], batch: false }
+  if (array.shape.length !== 2) {
+    throw new NpyError(`the array has to be [length] or [N, length], not [${array.shape.join(', ')}]`)
+  }
+  return { rows: Array.from({ length: first }, (_, i) => values.slice(i * second, (i + 1) * second)), batch: true }
+}

@@ -1,0 +1,22 @@
+import type { RouteHandlerMethod } from 'fastify'
+import pkg from '../../package.json' with { type: 'json' }
+import type { components } from '../openapi.d.ts'
+import type { Services } from '../services.ts'
+
+/** `GET /info`. */
+export function info({ config, inference }: Services): RouteHandlerMethod {
+  const { name, model, bundle, imageSize, length, stages, codebook, provider, providerReason } = inference.info
+  const answer = {
+    ...{ name, model, bundle, imageSize, length, stages, codebook, provider, providerReason },
+    limits: {
+      images: config.maxImages,
+      queue: config.queueLimit,
+      bodyBytes: config.bodyLimit,
+      jsonBodyBytes: config.jsonBodyLimit,
+      pixels: config.maxPixels,
+      requestSeconds: config.requestTimeout,
+    },
+    version: pkg.version,
+  } satisfies components['schemas']['Info']
+  return async () => answer
+}

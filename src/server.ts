@@ -1,0 +1,71 @@
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import closeWithGrace from 'close-with-grace'
+import { CommanderError } from 'commander'
+import { pino } from 'pino'
+import { buildApp } from './app.ts'
+import { type Config, readConfig } from './config.ts'
+import { Inference } from './inference/index.ts'
+import { Metrics } from './metrics.ts'
+
+await main()
+
+/** Configuration, inference, HTTP, and a graceful end. Whatever keeps it from serving is one sentence and exit code 1. */
+async function main(): Promise<void> {
+  let inference: Inference | undefined
+  try {
+    const config = readConfig(process.argv.slice(2), process.env)
+    const log = pino({ level: config.logLevel })
+    const metrics = new Metrics()
+    inference = await Inference.start({
+      model: config.model,
+      provider: config.provider,
+      devices: config.devices,
+      engines: config.engines,
+      threads: config.threads,
+      maxBatch: config.maxBatch,
+      queueLimit: config.queueLimit,
+      // A stalled batch is found, its engine replaced and the batch run again within the request's deadline.
+      timeoutMs: (config.requestTimeout * 1000) / 3,
+      log,
+      metrics: metrics.inference,
+    })
+    await serve(config, inference, metrics, log)
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return
+    process.stderr.write(`nativetok: ${error instanceof Error ? error.message : error}\n`)
+    process.exitCode = 1
+    await inference?.close()
+  }
+}
+
+async function serve(config: Config, inference: Inference, metrics: Metrics, log: pino.Logger): Promise<void> {
+  const { http, services } = await buildApp({ config, inference, log, metrics })
+  await http.listen({
+    host: config.host,
+    port: config.port,
+    listenTextResolver: (address) => `listening on ${address}`,
+  })
+  const { name, model, bundle, provider, providerReason } = inference.info
+  log.info({ name, model, bundle, provider, providerReason }, 'serving')
+  log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
+
+  closeWithGrace({ delay: false, logger: log }, async ({ signal, err }) => {
+    services.draining = true
+    if (err) log.fatal({ err }, 'the server has to end')
+    else {
+      log.info({ signal, drainDelay: config.drainDelay }, 'draining')
+      await sleep(config.drainDelay * 1000)
+    }
+    await http.close()
+    await inference.close()
+    log.info('ended')
+  })
+}
+
+/** A line to paste into a shell. */
+function exampleOf(config: Config, { address, port, family }: AddressInfo): string {
+  const host = ['0.0.0.0', '::'].includes(address) ? 'localhost' : family === 'IPv6' ? `[${address}]` : address
+  const key = config.apiKey === undefined ? '' : ' -H "x-api-key: $NATIVETOK_API_KEY"'
+  return `curl${key} -F images=@test/fixtures/photos/full/cat.jpg 'http://${host}:${port}/encode?length=32'`
+}
