@@ -62,7 +62,11 @@ export async function buildApp(options: {
   http.setSerializerCompiler(() => JSON.stringify)
   await http.register(accepts)
   await http.register(swagger, { mode: 'static', specification: { document: structuredClone(contract.document) } })
-  await http.register(swaggerUi, { routePrefix: '/docs' })
+  await http.register(swaggerUi, {
+    routePrefix: '/docs',
+    theme: { title: 'NativeTok' },
+    uiConfig: { layout: 'BaseLayout' },
+  })
   const handlers = routes(services)
   for (const { id, ...route } of operationsOf(contract)) {
     if (id !== 'docs') http.route({ ...route, ...handlers[id] })

@@ -67,7 +67,9 @@ export function rulesOf({ document }: Contract, id: OperationId): { takes: strin
 /** Compiles the contract's schemas, which refer to one another. */
 export function validatorCompiler({ document }: Contract): FastifySchemaCompiler<object> {
   // Coercion turns a body's null into 0 and "1" into 1: for the query alone, where everything is text.
-  const bodies = new Ajv({ coerceTypes: false, removeAdditional: false, useDefaults: false })
+  const strict = { coerceTypes: false, removeAdditional: false, useDefaults: false }
+  // The whole document goes in, for its references; its own keys are no keywords of a schema.
+  const bodies = new Ajv({ ...strict, keywords: Object.keys(document) })
   const queries = new Ajv({ coerceTypes: true, removeAdditional: false, useDefaults: true })
   bodies.addSchema(document, 'openapi.yaml')
   return ({ schema, httpPart }) => {
