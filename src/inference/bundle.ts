@@ -27,6 +27,9 @@ export interface Manifest {
   latents: { count: number; width: number }
   /** sha256 in hexadecimal, by file name. */
   files: Record<string, string>
+  /** How it was trained and how good it is: for people to read, free in form. */
+  training: object
+  quality: object
 }
 
 /** A verified bundle. */
@@ -47,7 +50,7 @@ const count = { type: 'integer', minimum: 1 } as const
 // Preprocessing is pinned to what this service does: a bundle trained on anything else must be refused, not misread.
 const schema: JSONSchemaType<Manifest> = {
   type: 'object',
-  required: ['format', 'name', 'image', 'tokens', 'codebook', 'latents', 'files', 'training', 'quality'] as never,
+  required: ['format', 'name', 'image', 'tokens', 'codebook', 'latents', 'files', 'training', 'quality'],
   properties: {
     format: { type: 'integer', const: FORMAT },
     name: { type: 'string', minLength: 1 },
@@ -81,6 +84,8 @@ const schema: JSONSchemaType<Manifest> = {
       propertyNames: { pattern: '^[A-Za-z0-9_-][A-Za-z0-9._-]*$' },
       additionalProperties: { type: 'string', pattern: '^[0-9a-f]{64}$' },
     },
+    training: { type: 'object' },
+    quality: { type: 'object' },
   },
 }
 
@@ -139,10 +144,11 @@ function parseManifest(bytes: Buffer): Manifest {
       `manifest.json: format ${JSON.stringify(value.format)} is not supported, this service reads format ${FORMAT}`,
     )
   }
-  const ajv = new Ajv({ strictRequired: false })
-  const valid = ajv.compile(schema)
+  const valid = new Ajv().compile(schema)
   if (!valid(value)) {
-    throw new BundleError(ajv.errorsText(valid.errors, { dataVar: 'manifest.json: ' }))
+    const [error] = valid.errors ?? []
+    const allowed = error?.keyword === 'const' ? `: ${JSON.stringify(error.params.allowedValue)}` : ''
+    throw new BundleError(`manifest.json: ${error?.instancePath || 'it'} ${error?.message}${allowed}`)
   }
   const { length, stages } = value.tokens
   if (stages.some((end, index) => end <= (stages[index - 1] ?? 0)) || stages.at(-1) !== length) {

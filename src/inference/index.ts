@@ -84,6 +84,7 @@ export class Inference {
   #reserved = 0
   readonly #unreserved = new EventTarget()
   #closing: Promise<void> | undefined
+  #closed = false
 
   /**
    * Verifies the bundle, chooses the provider, starts the engines and warms them up.
@@ -180,7 +181,7 @@ export class Inference {
     if (pixels.length !== this.#imageBytes) {
       throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
     }
-    this.#checkLength(length)
+    this.#check(length)
     return this.#batcher.encode(pixels, length, signal)
   }
 
@@ -193,7 +194,7 @@ export class Inference {
    * sequence alone.
    */
   async decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
-    this.#checkLength(tokens.length)
+    this.#check(tokens.length)
     const { size } = this.info.codebook
     for (let index = 0; index < tokens.length; index++) {
       const id = tokens[index]
@@ -213,10 +214,12 @@ export class Inference {
   async #finish(): Promise<void> {
     if (this.#reserved > 0) await once(this.#unreserved, 'empty')
     await this.#batcher.drained()
+    this.#closed = true
     await Promise.all(this.#keepers.map((keeper) => keeper.close()))
   }
 
-  #checkLength(length: number): void {
+  #check(length: number): void {
+    if (this.#closed) throw new QueueFullError('the service is closed')
     if (!(Number.isInteger(length) && length >= 1 && length <= this.info.length)) {
       throw new RangeError(`a sequence has 1 to ${this.info.length} tokens, not ${length}`)
     }

@@ -1,0 +1,248 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Batcher } from '../../src/inference/batcher.ts'
+import type { Engine } from '../../src/inference/engine.ts'
+import { EngineFailedError } from '../../src/inference/index.ts'
+import type { DecodeBatch, EncodeBatch } from '../../src/inference/protocol.ts'
+
+// Images of one pixel: the first byte says who is who.
+const shape = {
+  imageSize: 1,
+  stages: [2, 4],
+  latents: { count: 1, width: 1 },
+  codebook: { size: 10, dimension: 1 },
+}
+const image = (id: number) => Uint8Array.of(id, 0, 0)
+
+interface Call {
+  kind: 'encode' | 'decode'
+  ids: number[]
+  lengths: number[]
+  tokens: number[]
+  succeed(): void
+  fail(error: Error): void
+}
+
+/** An engine whose batches a test answers by hand: image `id` has the tokens id, id+1, id+2, id+3. */
+class ManualEngine implements Engine {
+  readonly calls: Call[] = []
+  readonly ended = new Promise<string>(() => {})
+  over = false
+  answered = 0
+
+  encode({ pixels, lengths }: EncodeBatch) {
+    const ids = lengths.map((_, row) => pixels[row * 3] ?? -1)
+    const tokens = Uint16Array.from(ids.flatMap((id) => [id, id + 1, id + 2, id + 3]))
+    return this.#call('encode', { ids, lengths, tokens: [] }, { tokens, timings: { encoder: 1 } })
+  }
+
+  decode({ tokens }: DecodeBatch) {
+    const ids = [...tokens].filter((_, index) => index % 4 === 0)
+    const pixels = Uint8Array.from(ids.flatMap((id) => [id, id, id]))
+    return this.#call('decode', { ids, lengths: [], tokens: [...tokens] }, { pixels, timings: { decoder: 1 } })
+  }
+
+  async close() {}
+
+  /** The batch that waits for its answer. */
+  get last(): Call {
+    const call = this.calls.at(-1)
+    assert.ok(call, 'the engine has a batch')
+    return call
+  }
+
+  #call<Result>(kind: Call['kind'], call: Pick<Call, 'ids' | 'lengths' | 'tokens'>, result: Result): Promise<Result> {
+    return new Promise((resolve, reject) => {
+      this.calls.push({ kind, ...call, succeed: () => resolve(result), fail: reject })
+    })
+  }
+}
+
+const settled = () => new Promise(setImmediate)
+
+function batcherWithEngine(maxBatch = 8) {
+  const batcher = new Batcher(shape, maxBatch)
+  const engine = new ManualEngine()
+  batcher.add(engine)
+  return { batcher, engine }
+}
+
+test('an idle engine gets the first image at once, then whatever gathered, up to the limit', async () => {
+  const { batcher, engine } = batcherWithEngine(3)
+  const answers = [1, 2, 3, 4, 5].map((id) => batcher.encode(image(id), 4))
+  assert.deepEqual(engine.last.ids, [1])
+  engine.last.succeed()
+  await settled()
+  assert.deepEqual(engine.last.ids, [2, 3, 4])
+  engine.last.succeed()
+  await settled()
+  assert.deepEqual(engine.last.ids, [5])
+  engine.last.succeed()
+  assert.deepEqual(
+    (await Promise.all(answers)).map(({ tokens }) => [...tokens]),
+    [1, 2, 3, 4, 5].map((id) => [id, id + 1, id + 2, id + 3]),
+  )
+})
+
+test('images run longest first and each is answered with its own tokens, cut to its length', async () => {
+  const { batcher, engine } = batcherWithEngine()
+  const first = batcher.encode(image(9), 1)
+  const answers = [1, 4, 2, 4].map((length, index) => batcher.encode(image(index * 10), length))
+  engine.last.succeed()
+  await first
+  await settled()
+  assert.deepEqual(engine.last.ids, [10, 30, 20, 0])
+  assert.deepEqual(engine.last.lengths, [4, 4, 2, 1])
+  engine.last.succeed()
+  assert.deepEqual(
+    (await Promise.all(answers)).map(({ tokens }) => [...tokens]),
+    [[0], [10, 11, 12, 13], [20, 21], [30, 31, 32, 33]],
+  )
+})
+
+test('what a sequence lacks is filled up as absent', async () => {
+  const { batcher, engine } = batcherWithEngine()
+  const first = batcher.decode([7])
+  const second = batcher.decode(Uint16Array.of(1, 2, 3, 4))
+  assert.deepEqual(engine.last.tokens, [7, 10, 10, 10])
+  engine.last.succeed()
+  assert.deepEqual([...(await first).pixels], [7, 7, 7])
+  await settled()
+  assert.deepEqual(engine.last.tokens, [1, 2, 3, 4])
+  engine.last.succeed()
+  assert.deepEqual([...(await second).pixels], [1, 1, 1])
+})
+
+test('encode and decode take turns', async () => {
+  const { batcher, engine } = batcherWithEngine(1)
+  const answers = [1, 2, 3, 4].map((id) => batcher.encode(image(id), 4))
+  const others = [5, 6].map((id) => batcher.decode([id]))
+  for (let batch = 0; batch < 6; batch++) {
+    engine.last.succeed()
+    await settled()
+  }
+  await Promise.all([...answers, ...others])
+  assert.deepEqual(
+    engine.calls.map(({ kind }) => kind),
+    ['encode', 'decode', 'encode', 'decode', 'encode', 'encode'],
+  )
+})
+
+test('engines share the queues; one that is gone gets nothing', async () => {
+  const { batcher, engine } = batcherWithEngine(1)
+  const other = new ManualEngine()
+  batcher.add(other)
+  assert.equal(batcher.engines, 2)
+  const answers = [1, 2, 3].map((id) => batcher.encode(image(id), 4))
+  assert.deepEqual([engine.last.ids, other.last.ids], [[1], [2]])
+  batcher.remove(other)
+  other.over = true
+  other.last.succeed()
+  await settled()
+  assert.equal(other.calls.length, 1)
+  engine.last.succeed()
+  await settled()
+  assert.deepEqual(engine.last.ids, [3])
+  engine.last.succeed()
+  await Promise.all(answers)
+})
+
+test('a failed batch is halved until the item that fails is alone; the others are answered', async () => {
+  const { batcher, engine } = batcherWithEngine()
+  const first = batcher.encode(image(100), 4)
+  const answers = Promise.allSettled([0, 1, 2, 3, 4, 5].map((id) => batcher.encode(image(id), 4)))
+  engine.last.succeed()
+  await first
+  await settled()
+  const late = batcher.encode(image(6), 4)
+  const bad = 4
+  while (!engine.last.ids.includes(6)) {
+    if (engine.last.ids.includes(bad)) engine.last.fail(new Error('boom'))
+    else engine.last.succeed()
+    await settled()
+  }
+  engine.last.succeed()
+  await late
+  assert.deepEqual(
+    engine.calls.map(({ ids }) => ids),
+    [[100], [0, 1, 2, 3, 4, 5], [0, 1, 2], [3, 4, 5], [3, 4], [5], [3], [4], [6]],
+  )
+  for (const [id, answer] of (await answers).entries()) {
+    assert.equal(answer.status, id === bad ? 'rejected' : 'fulfilled')
+    if (answer.status === 'rejected') {
+      assert.ok(answer.reason instanceof EngineFailedError)
+      assert.match(answer.reason.message, /boom/)
+    }
+  }
+})
+
+test('an item that was alone from the start is tried twice', async () => {
+  const { batcher, engine } = batcherWithEngine()
+  const lucky = batcher.encode(image(1), 4)
+  engine.last.fail(new Error('killed by chance'))
+  await settled()
+  engine.last.succeed()
+  await lucky
+  const unlucky = batcher.encode(image(2), 4)
+  const rejected = assert.rejects(unlucky, EngineFailedError)
+  engine.last.fail(new Error('boom'))
+  await settled()
+  engine.last.fail(new Error('boom'))
+  await rejected
+  assert.equal(engine.calls.length, 4)
+})
+
+test('an abort takes an item out of the queue, and out of a retry', async () => {
+  const { batcher, engine } = batcherWithEngine()
+  const controller = new AbortController()
+  const running = batcher.encode(image(1), 4, controller.signal)
+  const queued = batcher.encode(image(2), 4, controller.signal)
+  const stays = batcher.encode(image(3), 4)
+  controller.abort(new Error('gone'))
+  await assert.rejects(running, /gone/)
+  await assert.rejects(queued, /gone/)
+  await assert.rejects(batcher.encode(image(4), 4, controller.signal), /gone/)
+  engine.last.fail(new Error('boom'))
+  await settled()
+  assert.deepEqual(engine.last.ids, [3])
+  engine.last.succeed()
+  await stays
+  assert.equal(engine.calls.length, 2)
+})
+
+test('says what it does: depth of the queues, batches, graphs', async () => {
+  const said: unknown[] = []
+  const batcher = new Batcher(shape, 8, {
+    batch: (kind, size) => said.push(['batch', kind, size]),
+    graph: (name, seconds) => said.push(['graph', name, seconds]),
+    queueDepth: (kind, images) => said.push(['depth', kind, images]),
+  })
+  const engine = new ManualEngine()
+  const answers = [batcher.decode([1]), batcher.decode([2])]
+  batcher.add(engine)
+  engine.last.succeed()
+  const [answer] = await Promise.all(answers)
+  assert.deepEqual(Object.keys(answer?.timings ?? {}), ['queue', 'decoder'])
+  assert.deepEqual(said, [
+    ['depth', 'decode', 1],
+    ['depth', 'decode', 2],
+    ['depth', 'decode', 0],
+    ['batch', 'decode', 2],
+    ['graph', 'decoder', 0.001],
+  ])
+})
+
+test('is drained when nothing waits or runs', async () => {
+  const { batcher, engine } = batcherWithEngine()
+  await batcher.drained()
+  const answer = batcher.decode([1])
+  let drained = false
+  const draining = batcher.drained().then(() => {
+    drained = true
+  })
+  await settled()
+  assert.equal(drained, false)
+  engine.last.succeed()
+  await answer
+  await draining
+})

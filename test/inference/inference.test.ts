@@ -1,0 +1,151 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, fork } from 'node:child_process'
+import { once } from 'node:events'
+import { type TestContext, test } from 'node:test'
+import { EngineFailedError, type Inference, type InferenceOptions, QueueFullError } from '../../src/inference/index.ts'
+import { POISON } from './poison.ts'
+import { alive, photos, startInference } from './support.ts'
+
+const POISON_CHILD = new URL('./poison-child.ts', import.meta.url)
+
+const images = await photos(8)
+const encodeAll = (inference: Inference, batch = images) =>
+  Promise.all(batch.map(async (image) => (await inference.encode(image, 128)).tokens))
+
+async function started(t: TestContext, options: Partial<InferenceOptions> = {}, child?: URL) {
+  const { inference, observed } = await startInference(options, child)
+  t.after(() => inference.close())
+  return { inference, observed }
+}
+
+test('an engine killed amid a batch is replaced, and the successor answers', async (t) => {
+  const { inference, observed } = await started(t)
+  const expected = await encodeAll(inference)
+  const sent = observed.nextBatch()
+  const answers = encodeAll(inference)
+  await sent
+  const [pid] = observed.pids
+  assert.ok(pid)
+  process.kill(pid, 'SIGKILL')
+  assert.deepEqual(await answers, expected)
+  assert.deepEqual(observed.restarts, ['the engine ended with SIGKILL'])
+  assert.equal(observed.pids.length, 2)
+  assert.equal(inference.ready, true)
+})
+
+test('an idle engine that dies is replaced', async (t) => {
+  const { inference, observed } = await started(t)
+  const [pid] = observed.pids
+  assert.ok(pid)
+  process.kill(pid, 'SIGKILL')
+  while (alive(pid)) await new Promise(setImmediate)
+  assert.equal((await encodeAll(inference)).length, images.length)
+  assert.equal(observed.pids.length, 2)
+})
+
+test('an engine that stalls past its deadline is killed and replaced, and the successor answers', async (t) => {
+  const { inference, observed } = await started(t, { timeoutMs: 5_000 })
+  const expected = await encodeAll(inference)
+  const [pid] = observed.pids
+  assert.ok(pid)
+  process.kill(pid, 'SIGSTOP')
+  assert.deepEqual(await encodeAll(inference), expected)
+  assert.deepEqual(observed.restarts, ['the engine did not answer within 5000 ms and was killed'])
+  assert.equal(alive(pid), false)
+})
+
+test('an image that crashes the engine fails alone', async (t) => {
+  const { inference, observed } = await started(t, { maxBatch: 4 }, POISON_CHILD)
+  const [first, ...others] = images.slice(0, 4)
+  const poisonous = Uint8Array.from(first ?? [])
+  poisonous.set(POISON)
+  // A decode keeps the engine busy while the images gather into one batch.
+  const busy = inference.decode([1, 2, 3])
+  const [poison, ...rest] = await Promise.allSettled([poisonous, ...others].map((image) => inference.encode(image, 32)))
+  await busy
+  assert.equal(poison?.status, 'rejected')
+  assert.ok(poison.reason instanceof EngineFailedError)
+  assert.match(poison.reason.message, /SIGSEGV/)
+  for (const answer of rest) assert.equal(answer.status, 'fulfilled')
+  // In the batch of four, in its half, alone.
+  assert.deepEqual(observed.restarts, new Array(3).fill('the engine ended with SIGSEGV'))
+})
+
+test('an aborted image leaves the queue with the signal’s reason', async (t) => {
+  const { inference, observed } = await started(t)
+  const controller = new AbortController()
+  const [image] = images
+  assert.ok(image)
+  const running = inference.encode(image, 128)
+  const queued = images.map((queuedImage) => inference.encode(queuedImage, 128, controller.signal))
+  const reason = new Error('the client has gone')
+  controller.abort(reason)
+  for (const answer of await Promise.allSettled(queued)) {
+    assert.deepEqual(answer, { status: 'rejected', reason })
+  }
+  await running
+  await assert.rejects(inference.encode(image, 128, controller.signal), reason)
+  await inference.encode(image, 128)
+  assert.deepEqual(observed.batches, [
+    { kind: 'encode', size: 1 },
+    { kind: 'encode', size: 1 },
+  ])
+})
+
+test('no more images are admitted than the bound', async (t) => {
+  const { inference } = await started(t, { queueLimit: 10 })
+  const first = inference.reserve(6)
+  first.grow(2)
+  assert.throws(() => inference.reserve(3), QueueFullError)
+  assert.throws(() => first.grow(3), QueueFullError)
+  const second = inference.reserve(2)
+  assert.throws(() => inference.reserve(1), QueueFullError)
+  first.release()
+  first.release()
+  assert.throws(() => inference.reserve(9), QueueFullError)
+  const third = inference.reserve(8)
+  second.release()
+  third.release()
+})
+
+test('closing finishes what was accepted, then ends the engines', async () => {
+  const { inference, observed } = await startInference({ engines: 2, threads: 1 })
+  assert.equal(observed.pids.length, 2)
+  const expected = await encodeAll(inference)
+  const reservation = inference.reserve(images.length)
+  const answers = encodeAll(inference)
+  const closed = inference.close()
+  assert.equal(inference.ready, false)
+  assert.throws(() => inference.reserve(1), QueueFullError)
+  assert.deepEqual(await answers, expected)
+  // Its request is still being answered, and may be adding images.
+  reservation.grow(1)
+  const [image] = images
+  assert.ok(image)
+  assert.deepEqual((await inference.encode(image, 128)).tokens, expected[0])
+  assert.ok(observed.pids.every(alive))
+  reservation.release()
+  await closed
+  assert.ok(!observed.pids.some(alive))
+  assert.deepEqual(observed.restarts, [])
+  await inference.close()
+  await assert.rejects(inference.encode(image, 128), QueueFullError)
+})
+
+test('an engine ends with its parent, and leaves Ctrl-C to it', async () => {
+  const child: ChildProcess = fork(new URL('../../src/inference/engine-child.ts', import.meta.url), {
+    serialization: 'advanced',
+  })
+  child.send({ kind: 'encode', pixels: new Uint8Array(), lengths: [] })
+  assert.deepEqual(await once(child, 'message').then(([reply]) => reply), {
+    kind: 'failed',
+    message: 'no model is loaded',
+    bundle: false,
+  })
+  child.kill('SIGINT')
+  child.kill('SIGTERM')
+  child.send({ kind: 'decode', tokens: new Int32Array() })
+  await once(child, 'message')
+  child.disconnect()
+  assert.deepEqual(await once(child, 'exit'), [0, null])
+})

@@ -1,0 +1,13 @@
+// An engine process that crashes, as native code would, on an image whose first pixels are the poison's.
+import type { EngineRequest } from '../../src/inference/protocol.ts'
+import { POISON } from './poison.ts'
+
+process.on('message', (request: EngineRequest) => {
+  if (request.kind !== 'encode') return
+  const imageBytes = request.pixels.length / request.lengths.length
+  for (let start = 0; start < request.pixels.length; start += imageBytes) {
+    if (POISON.every((value, index) => request.pixels[start + index] === value)) process.kill(process.pid, 'SIGSEGV')
+  }
+})
+
+await import('../../src/inference/engine-child.ts')
