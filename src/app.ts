@@ -7,7 +7,7 @@ import { InflightBytes } from './admission.ts'
 import { addBodyParsers } from './bodies.ts'
 import type { Config } from './config.ts'
 import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './contract.ts'
-import { addErrorHandling, answerBrokenRequest } from './errors.ts'
+import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './errors.ts'
 import type { Inference } from './inference/index.ts'
 import type { Metrics } from './metrics.ts'
 import { routes } from './routes/index.ts'
@@ -43,9 +43,14 @@ export async function buildApp(options: {
     requestTimeout: (config.requestTimeout * 2 + 5) * 1000,
     bodyLimit: config.bodyLimit,
     clientErrorHandler: answerBrokenRequest,
+    frameworkErrors: answerFrameworkError,
   })
   http.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
+  })
+  http.addHook('onSend', async (_, reply) => {
+    // A connection that is kept would hold up the end until it times out.
+    if (services.draining) reply.header('connection', 'close')
   })
   http.addHook('onResponse', async (request, reply) => {
     const { method, url, routeOptions, log } = request

@@ -19,32 +19,35 @@ export function addBodyParsers(http: FastifyInstance): void {
 function readParts(request: FastifyRequest, body: Readable): Promise<{ images: Buffer[] }> {
   return new Promise((resolve, reject) => {
     const fail = (error: unknown) => {
-      const problem = error instanceof Problem ? error : malformed(error)
-      reject(problem)
-      body.destroy(problem)
+      reject(error)
+      body.destroy(error as Error)
     }
     const images: Buffer[] = []
-    // The contract takes every part for an image, so none is left for Busboy's form fields.
-    const busboy = new Busboy({ headers: request.headers as BusboyHeaders, isPartAFile: () => true })
-    busboy.on('file', (_name, part) => {
+    const readPart = (_name: string | undefined, part: Readable) => {
       const index = images.push(Buffer.alloc(0)) - 1
       const chunks: Buffer[] = []
       part.on('data', (chunk: Buffer) => chunks.push(chunk))
       part.on('end', () => {
         images[index] = Buffer.concat(chunks)
       })
-      part.on('error', fail)
+      part.on('error', (error) => fail(malformed(error)))
       try {
         request.admission.admit(images.length)
       } catch (error) {
-        reject(error)
-        body.destroy(error as Error)
+        fail(error)
       }
-    })
-    busboy.on('finish', () => resolve({ images }))
-    busboy.on('error', fail)
-    body.on('error', reject)
-    body.pipe(busboy)
+    }
+    try {
+      // The contract takes every part for an image, so none is left for Busboy's form fields.
+      const busboy = new Busboy({ headers: request.headers as BusboyHeaders, isPartAFile: () => true })
+      busboy.on('file', readPart)
+      busboy.on('finish', () => resolve({ images }))
+      busboy.on('error', (error) => fail(malformed(error)))
+      body.on('error', reject)
+      body.pipe(busboy)
+    } catch (error) {
+      fail(malformed(error))
+    }
   })
 }
 

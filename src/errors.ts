@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import type { Socket } from 'node:net'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ClientGone, Problem, toProblem } from './problem.ts'
 import type { Services } from './services.ts'
 
@@ -27,6 +27,13 @@ export function addErrorHandling(http: FastifyInstance, services: Services): voi
       .type('application/problem+json')
       .send(JSON.stringify(problem.body(request.id)))
   })
+}
+
+/** Answers what Fastify refuses before it has a route, and so before any hook: a URL that cannot be decoded. */
+export function answerFrameworkError(error: Error, request: FastifyRequest, reply: FastifyReply): void {
+  const problem = new Problem('malformed', error.message)
+  reply.header('x-request-id', request.id).code(problem.status).type('application/problem+json')
+  reply.send(JSON.stringify(problem.body(request.id)))
 }
 
 /** Answers bytes that are no HTTP, for which there is no request yet. */

@@ -33,7 +33,7 @@ async function main(): Promise<void> {
     await serve(config, inference, metrics, log)
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return
-    process.stderr.write(`nativetok: ${error instanceof Error ? error.message : error}\n`)
+    process.stderr.write(`nativetok: ${sentenceOf(error)}\n`)
     process.exitCode = 1
     await inference?.close()
   }
@@ -61,6 +61,13 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
     await inference.close()
     log.info('ended')
   })
+}
+
+function sentenceOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  if ('code' in error && error.code === 'EADDRINUSE')
+    return 'the port is in use by another process; choose one by --port'
+  return error.message
 }
 
 /** A line to paste into a shell. */

@@ -1,4 +1,4 @@
-import sharp, { type Metadata, type Sharp } from 'sharp'
+import sharp, { type Metadata } from 'sharp'
 
 /** What to bring images to, and what is too large to open. The rest of the preparation is the bundle format's. */
 export interface DecodeOptions {
@@ -58,11 +58,14 @@ const svg = /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)
  * @throws ImageError
  */
 export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promise<Buffer> {
-  const image = sharp(bytes, { limitInputPixels: options.maxPixels, failOn: 'error', autoOrient: true })
-  const { width, height } = await readHeader(image, bytes, options.maxPixels)
-  if (width * height > options.maxPixels) throw tooManyPixels(`${width} x ${height}`, options.maxPixels)
+  if (bytes.length === 0) throw new ImageError('undecodable', 'is empty')
+  const { width, height } = await readHeader(bytes)
+  if (width * height > options.maxPixels) {
+    const message = `has too many pixels: ${width} x ${height}, and ${options.maxPixels} is the limit`
+    throw new ImageError('too-many-pixels', message)
+  }
   try {
-    return await image
+    return await sharp(bytes, { limitInputPixels: options.maxPixels, failOn: 'error', autoOrient: true })
       .flatten({ background: '#ffffff' })
       .resize(options.size, options.size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
       .toColourspace('srgb')
@@ -73,26 +76,20 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
   }
 }
 
-async function readHeader(image: Sharp, bytes: Buffer, maxPixels: number): Promise<Metadata> {
-  if (bytes.length === 0) throw new ImageError('undecodable', 'is empty')
+async function readHeader(bytes: Buffer): Promise<Metadata> {
   try {
-    return await image.metadata()
+    return await sharp(bytes, { limitInputPixels: false }).metadata()
   } catch (error) {
     const start = bytes.toString('latin1', 0, 1024)
     const known = refused.find(([, offset, signature]) => start.startsWith(signature, offset))
     const name = svg.test(start) ? 'SVG' : known?.[0]
     if (name !== undefined) throw new ImageError('unsupported', `is ${name}, which is not taken; ${taken}`)
     const reason = reasonOf(error)
-    if (reason.includes('exceeds pixel limit')) throw tooManyPixels('more', maxPixels)
     if (reason.includes('unsupported image format')) {
       throw new ImageError('undecodable', `is no image that can be told by its content; ${taken}`)
     }
     throw new ImageError('undecodable', `cannot be decoded: ${reason}`)
   }
-}
-
-function tooManyPixels(found: string, limit: number): ImageError {
-  return new ImageError('too-many-pixels', `has too many pixels: ${found}, and ${limit} is the limit`)
 }
 
 function reasonOf(error: unknown): string {

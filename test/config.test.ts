@@ -1,0 +1,86 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { test } from 'node:test'
+import { CommanderError } from 'commander'
+import { ConfigError, readConfig, settingsTable } from '../src/config.ts'
+
+test('defaults', () => {
+  assert.deepEqual(readConfig([], {}), {
+    host: '127.0.0.1',
+    port: 8080,
+    model: 'models/nativetok-128',
+    provider: 'auto',
+    devices: [0],
+    maxBatch: 32,
+    queueLimit: 4096,
+    maxImages: 1024,
+    bodyLimit: 64 * 2 ** 20,
+    jsonBodyLimit: 8 * 2 ** 20,
+    inflightLimit: 512 * 2 ** 20,
+    maxPixels: 50_000_000,
+    requestTimeout: 30,
+    drainDelay: 5,
+    logLevel: 'info',
+  })
+})
+
+test('a flag goes before the environment, the environment before the default', () => {
+  const env = {
+    NATIVETOK_PORT: '9000',
+    NATIVETOK_MAX_BATCH: '8',
+    NATIVETOK_API_KEY: 'secret',
+    NATIVETOK_DEVICES: '1,3',
+  }
+  const config = readConfig(['--port', '9001'], env)
+  assert.equal(config.port, 9001)
+  assert.equal(config.maxBatch, 8)
+  assert.equal(config.apiKey, 'secret')
+  assert.deepEqual(config.devices, [1, 3])
+})
+
+test('an impossible value is refused by name', () => {
+  const refused: [string[], NodeJS.ProcessEnv, RegExp][] = [
+    [['--port', '65536'], {}, /--port.*65536.*from 0 to 65535/],
+    [['--port', '8080x'], {}, /--port.*8080x/],
+    [[], { NATIVETOK_PORT: 'http' }, /NATIVETOK_PORT.*http.*whole number/],
+    [['--provider', 'tpu'], {}, /--provider.*auto, cuda, cpu/],
+    [['--body-limit', '64MB'], {}, /--body-limit.*64MB.*8MiB/],
+    [['--devices', '0,0'], {}, /--devices.*twice/],
+    [['--request-timeout', '0'], {}, /--request-timeout.*seconds/],
+    [[], { NATIVETOK_API_KEY: '' }, /NATIVETOK_API_KEY.*not empty/],
+    [['--log-level', 'loud'], {}, /--log-level.*silent/],
+    [['--max-images', '10', '--queue-limit', '5'], {}, /--max-images \(10\).*--queue-limit \(5\)/],
+    [['--json-body-limit', '65MiB'], {}, /--json-body-limit.*--body-limit/],
+    [['--threds', '2'], {}, /unknown option '--threds'/],
+    [['serve'], {}, /too many arguments/],
+  ]
+  for (const [args, env, message] of refused) {
+    assert.throws(
+      () => readConfig(args, env),
+      (error) => {
+        assert.ok(error instanceof ConfigError)
+        assert.match(error.message, message)
+        return true
+      },
+    )
+  }
+})
+
+test('--help lists every flag, its variable and its default', (t) => {
+  const out = t.mock.method(process.stdout, 'write', () => true)
+  assert.throws(
+    () => readConfig(['--help'], {}),
+    (error) => error instanceof CommanderError && error.exitCode === 0,
+  )
+  const help = out.mock.calls.map((call) => call.arguments[0]).join('')
+  out.mock.restore()
+  for (const row of settingsTable().split('\n').slice(2)) {
+    const [flag = '', variable = '', fallback = ''] = [...row.matchAll(/`([^`]+)`/g)].map((match) => match[1])
+    for (const word of [flag, variable, fallback]) assert.ok(help.replaceAll(/\s+/g, ' ').includes(word), word)
+  }
+})
+
+test('the README has the table of settings as the code has it', () => {
+  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
+  assert.ok(readme.includes(settingsTable()), `The README's table has to be:\n${settingsTable()}`)
+})

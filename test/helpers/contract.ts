@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict'
+import { Ajv2020 } from 'ajv/dist/2020.js'
+import { readContract } from '../../src/contract.ts'
+
+interface Referable {
+  $ref?: string
+}
+interface Header extends Referable {
+  required?: boolean
+  schema: object
+}
+interface Response extends Referable {
+  headers?: Record<string, Header>
+  content?: Record<string, { schema?: object }>
+}
+
+const { document } = readContract()
+const ajv = new Ajv2020({ strict: false, coerceTypes: false })
+ajv.addSchema(document, 'openapi.yaml')
+
+/**
+ * Holds an answer against the contract: its status, its media type, the headers it has to carry, its body.
+ *
+ * @returns the body: parsed if it is JSON, else its bytes
+ */
+export async function conforming(method: string, path: string, answer: globalThis.Response) {
+  const bytes = Buffer.from(await answer.arrayBuffer())
+  const where = `${method} ${path} ${answer.status}`
+  const operation = document.paths[path]?.[method.toLowerCase()] as unknown as
+    | { responses: Record<string, Response> }
+    | undefined
+  const declared = operation?.responses[answer.status]
+  assert.ok(declared, `${where} is not in the contract: ${bytes.toString('utf8', 0, 300)}`)
+  const response = resolve(declared)
+  for (const [name, reference] of Object.entries(response.headers ?? {})) {
+    const header = resolve(reference)
+    const value = answer.headers.get(name)
+    assert.ok(value !== null || !header.required, `${where} lacks ${name}`)
+    if (value !== null) check(header.schema, /^\d+$/.test(value) ? Number(value) : value, `${where} ${name}`)
+  }
+  if (response.content === undefined) {
+    assert.equal(bytes.length, 0, `${where} has a body`)
+    return bytes
+  }
+  const type = answer.headers.get('content-type')?.split(';')[0] ?? ''
+  const media = response.content[type]
+  assert.ok(media, `${where} is ${type}, which the contract does not have`)
+  const body: unknown = type.endsWith('json') ? JSON.parse(bytes.toString()) : bytes
+  if (media.schema !== undefined) check(media.schema, Buffer.isBuffer(body) ? body.toString() : body, where)
+  return body
+}
+
+/** An answer of status 200 in JSON. */
+export async function json<T>(method: string, path: string, answer: Promise<globalThis.Response>): Promise<T> {
+  const settled = await answer
+  const body = await conforming(method, path, settled)
+  assert.equal(settled.status, 200, JSON.stringify(body))
+  return body as T
+}
+
+/** An answer of status 200 in bytes. */
+export async function bytes(method: string, path: string, answer: Promise<globalThis.Response>): Promise<Buffer> {
+  const settled = await answer
+  const body = await conforming(method, path, settled)
+  assert.equal(settled.status, 200, JSON.stringify(body))
+  assert.ok(Buffer.isBuffer(body))
+  return body
+}
+
+export interface ProblemBody {
+  type: string
+  status: number
+  detail: string
+  item?: number
+  position?: number
+}
+
+/** Holds an answer to be this problem. `kind` is the end of its `type`. */
+export async function problem(
+  expected: { status: number; kind: string; detail: RegExp; item?: number; position?: number },
+  method: string,
+  path: string,
+  answer: Promise<globalThis.Response>,
+): Promise<ProblemBody> {
+  const settled = await answer
+  const body = (await conforming(method, path, settled)) as ProblemBody
+  assert.equal(settled.status, expected.status, body.detail)
+  assert.equal(body.status, expected.status)
+  assert.equal(body.type, `urn:nativetok:problem:${expected.kind}`)
+  assert.match(body.detail, expected.detail)
+  assert.equal(body.item, expected.item, body.detail)
+  assert.equal(body.position, expected.position, body.detail)
+  return body
+}
+
+function check(schema: object, value: unknown, where: string): void {
+  const validate = ajv.compile(absolute(schema))
+  assert.ok(validate(value), `${where}: ${ajv.errorsText(validate.errors)}`)
+}
+
+/** References inside the document, made to be found from outside of it. */
+function absolute(schema: object): object {
+  return JSON.parse(JSON.stringify(schema).replaceAll('"#/', '"openapi.yaml#/'))
+}
+
+function resolve<T extends Referable>(value: T): T {
+  if (value.$ref === undefined) return value
+  const steps = value.$ref.split('/').slice(1)
+  return steps.reduce<unknown>((at, step) => (at as Record<string, unknown>)[step], document) as T
+}

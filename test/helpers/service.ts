@@ -1,0 +1,76 @@
+import { readFileSync } from 'node:fs'
+import type { AddressInfo } from 'node:net'
+import { pino } from 'pino'
+import { type App, buildApp } from '../../src/app.ts'
+import { type Config, readConfig } from '../../src/config.ts'
+import { Inference } from '../../src/inference/index.ts'
+import { Metrics } from '../../src/metrics.ts'
+import { BUNDLE } from './bundle.ts'
+
+const fixtures = new URL('../fixtures/', import.meta.url)
+
+/** A fixture's bytes, by its path under `test/fixtures`. */
+export function fixture(path: string): Buffer<ArrayBuffer> {
+  return readFileSync(new URL(path, fixtures))
+}
+
+/** Real photos, small ones. */
+export const photos = ['airplane', 'car', 'cougar', 'daisy-1', 'ferry', 'flamingo', 'kangaroo', 'leopard'].map((name) =>
+  fixture(`photos/${name}.webp`),
+)
+
+/** Inference on the real bundle with what it logs kept, to be shared by a file's tests. */
+export interface Backend {
+  inference: Inference
+  metrics: Metrics
+  log: pino.Logger
+  /** Everything logged so far. */
+  lines: Record<string, unknown>[]
+}
+
+export async function startBackend(options: { timeoutMs?: number; queueLimit?: number } = {}): Promise<Backend> {
+  const lines: Record<string, unknown>[] = []
+  const log = pino({ level: 'info' }, { write: (line: string) => lines.push(JSON.parse(line)) })
+  const config = configOf()
+  const metrics = new Metrics()
+  const inference = await Inference.start({
+    ...{ model: config.model, provider: 'cpu', devices: [0], engines: 1, threads: 2 },
+    ...{ maxBatch: config.maxBatch, queueLimit: config.queueLimit, timeoutMs: 30_000 },
+    ...{ log, metrics: metrics.inference, ...options },
+  })
+  return { inference, metrics, log, lines }
+}
+
+export interface Service extends App {
+  /** Where it listens. */
+  base: string
+}
+
+/** The service on a free port, with other settings than the defaults where given. */
+export async function listen(backend: Backend, settings: Partial<Config> = {}): Promise<Service> {
+  const app = await buildApp({ ...backend, config: { ...configOf(), ...settings } })
+  await app.http.listen({ host: '127.0.0.1', port: 0 })
+  return { ...app, base: `http://127.0.0.1:${(app.http.server.address() as AddressInfo).port}` }
+}
+
+/** The default configuration, on the tests' bundle. */
+export function configOf(): Config {
+  return readConfig(['--model', BUNDLE], {})
+}
+
+/** A multipart body of images. */
+export function formOf(images: Buffer<ArrayBuffer>[]): FormData {
+  const form = new FormData()
+  for (const [i, image] of images.entries()) form.append('images', new Blob([image]), `${i}`)
+  return form
+}
+
+/** The process ids of engines, in the order in which they came up. */
+export function enginePids({ lines }: Backend): number[] {
+  return lines.filter((line) => line.msg === 'engine ready').map((line) => Number(line.pid))
+}
+
+/** Waits until something is so. The test runner's timeout bounds it. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 20))
+}

@@ -1,0 +1,228 @@
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import sharp from 'sharp'
+import { integers, parseNpy } from '../../src/npy.ts'
+import type { components } from '../../src/openapi.d.ts'
+import { bytes, json, problem } from '../helpers/contract.ts'
+import { type Backend, fixture, formOf, listen, photos, type Service, startBackend } from '../helpers/service.ts'
+
+type Tokens = components['schemas']['Tokens']
+
+let backend: Backend
+let service: Service
+
+before(async () => {
+  backend = await startBackend()
+  service = await listen(backend)
+})
+after(async () => {
+  await service.http.close()
+  await backend.inference.close()
+})
+
+const post = (body: RequestInit['body'], headers: Record<string, string> = {}, query = '') =>
+  fetch(`${service.base}/encode${query}`, { method: 'POST', body, headers })
+const encode = (body: RequestInit['body'], headers?: Record<string, string>, query?: string) =>
+  json<Tokens>('POST', '/encode', post(body, headers, query))
+const asJson = { 'content-type': 'application/json' }
+const asNpy = { 'content-type': 'application/x-npy' }
+const base64 = (images: Buffer[]) => JSON.stringify({ images: images.map((image) => image.toString('base64')) })
+const refused = (expected: Parameters<typeof problem>[0], answer: Promise<Response>) =>
+  problem(expected, 'POST', '/encode', answer)
+
+const pixelsOf = (file: Buffer) => sharp(file).raw().toBuffer()
+
+/** A pixel between two values may fall to either side with the size of the batch. */
+function assertClose(a: Buffer, b: Buffer): void {
+  assert.ok(a.length === b.length && a.every((value, i) => Math.abs(value - (b[i] ?? 0)) <= 1))
+}
+
+/** The share of positions at which two encodings agree. */
+const agreement = (a: number[] = [], b: number[] = []) => a.filter((id, i) => id === b[i]).length / a.length
+
+test('photos become 128 ids each, different ones for different photos', async () => {
+  const { model, length, tokens } = await encode(formOf(photos))
+  assert.equal(model, backend.inference.info.model)
+  assert.equal(length, 128)
+  assert.equal(tokens.length, photos.length)
+  for (const row of tokens) {
+    assert.equal(row.length, 128)
+    assert.ok(row.every((id) => Number.isInteger(id) && id >= 0 && id < 4096))
+    assert.ok(new Set(row).size > 16)
+  }
+  assert.equal(new Set(tokens.map((row) => row.join())).size, photos.length)
+})
+
+test('every format is taken as a raw body', async () => {
+  const formats = {
+    'image/jpeg': ['cat.jpg', 'cmyk.jpg', 'grayscale.jpg', 'display-p3.jpg', '6000x4000.jpg'],
+    'image/png': ['cat.png', '16-bit.png', 'palette.png', 'alpha.png', '1x1.png'],
+    'image/webp': ['cat.webp'],
+    'image/avif': ['cat.avif'],
+    'image/gif': ['animated.gif'],
+    'image/tiff': ['cat.tiff'],
+  }
+  for (const [type, names] of Object.entries(formats)) {
+    for (const name of names) {
+      const { tokens } = await encode(fixture(`formats/${name}`), { 'content-type': type })
+      assert.equal(tokens[0]?.length, 128, name)
+    }
+  }
+})
+
+test('the content tells the format, not the header', async () => {
+  const told = await encode(fixture('formats/cat.webp'), { 'content-type': 'image/webp' })
+  assert.deepEqual(await encode(fixture('formats/cat.webp'), { 'content-type': 'image/png' }), told)
+})
+
+test('an image stored turned has the tokens of the upright one', async () => {
+  const form = formOf([1, 3, 6, 8].map((orientation) => fixture(`formats/orientation-${orientation}.jpg`)))
+  const { tokens } = await encode(form)
+  const { tokens: untagged } = await encode(formOf([fixture('formats/cat.jpg')]))
+  assert.deepEqual(tokens[0], untagged[0])
+  const other = await encode(formOf([fixture('photos/leopard.webp')]))
+  // JPEG blocks lie otherwise in a turned image, so its pixels differ by a hair, and some tokens with them.
+  for (const row of tokens) assert.ok(agreement(row, untagged[0]) > agreement(row, other.tokens[0]))
+})
+
+test('a shorter encoding is the beginning of the longest, whether a stage ends there or not', async () => {
+  const whole = await encode(formOf(photos))
+  for (const length of [1, 17, 32, 40, 64, 100, 127, 128]) {
+    const prefix = await encode(formOf(photos), {}, `?length=${length}`)
+    assert.equal(prefix.length, length)
+    assert.deepEqual(
+      prefix.tokens,
+      whole.tokens.map((row) => row.slice(0, length)),
+    )
+  }
+})
+
+test('multipart, JSON, raw bodies and NumPy agree', async () => {
+  const { tokens } = await encode(formOf(photos))
+  assert.deepEqual((await encode(base64(photos), asJson)).tokens, tokens)
+  for (const [i, photo] of photos.entries()) {
+    assert.deepEqual((await encode(photo, { 'content-type': 'image/webp' })).tokens, [tokens[i]])
+  }
+  const array = await bytes('POST', '/encode', post(formOf(photos), { accept: 'application/x-npy' }, '?length=48'))
+  const { dtype, shape } = parseNpy(array)
+  assert.deepEqual([dtype, shape], ['u2', [photos.length, 48]])
+  assert.deepEqual(
+    integers(parseNpy(array)),
+    tokens.flatMap((row) => row.slice(0, 48)),
+  )
+})
+
+test('an array that numpy wrote has the tokens of its images', async () => {
+  const array = fixture('numpy/images-uint8.npy')
+  const { tokens } = await encode(array, asNpy)
+  assert.equal(tokens.length, 3)
+  const again = await bytes('POST', '/encode', post(array, { ...asNpy, accept: 'application/x-npy' }))
+  assert.deepEqual(integers(parseNpy(again)), tokens.flat())
+})
+
+test('an image has the same tokens alone, in a batch of 32 and among 50 mixed requests', async () => {
+  const alone = await Promise.all(photos.map(async (photo) => (await encode(formOf([photo]))).tokens[0]))
+  const batch = Array.from({ length: 32 }, (_, i) => photos[(i * 5) % photos.length] as Buffer<ArrayBuffer>)
+  const batched = await encode(formOf(batch))
+  assert.deepEqual(
+    batched.tokens,
+    batch.map((photo) => alone[photos.indexOf(photo)]),
+  )
+  const decoded = (tokens: number[]) =>
+    bytes(
+      'POST',
+      '/decode',
+      fetch(`${service.base}/decode`, { method: 'POST', body: JSON.stringify({ tokens }), headers: asJson }),
+    )
+  const [first = []] = alone
+  const picture = await decoded(first)
+  await Promise.all(
+    Array.from({ length: 50 }, async (_, i) => {
+      const own = photos.slice(i % 4, (i % 4) + 1 + (i % 3))
+      const expected = own.map((photo) => alone[photos.indexOf(photo)])
+      if (i % 5 === 0) assertClose(await pixelsOf(await decoded(first)), await pixelsOf(picture))
+      else if (i % 5 === 1) assert.deepEqual((await encode(base64(own), asJson)).tokens, expected)
+      else {
+        const length = [32, 50, 128][i % 3] as number
+        const { tokens } = await encode(formOf(own), {}, `?length=${length}`)
+        assert.deepEqual(
+          tokens,
+          expected.map((row) => row?.slice(0, length)),
+        )
+      }
+    }),
+  )
+})
+
+test('the answer says what it cost', async () => {
+  const answer = await post(formOf(photos), {}, '?length=40')
+  const timing = answer.headers.get('server-timing') ?? ''
+  const steps = [...timing.matchAll(/([\w-]+);dur=[\d.]+/g)].map((match) => match[1]).sort()
+  assert.deepEqual(steps, ['encoder', 'mocet-1', 'mocet-2', 'preprocess', 'queue', 'total'])
+})
+
+test('a bad image is named by its index and hurts nobody else', async () => {
+  const bad = [...photos.slice(0, 3), fixture('formats/truncated.jpg')]
+  const expected = { status: 422, kind: 'undecodable-image', detail: /^image 3 .*premature end/, item: 3 }
+  const [, , good] = await Promise.all([
+    refused(expected, post(formOf(bad))),
+    refused(expected, post(base64(bad), asJson)),
+    encode(formOf(photos)),
+  ])
+  assert.equal(good.tokens.length, photos.length)
+})
+
+test('what is not an image that the service takes', async () => {
+  const undecodable = { status: 422, kind: 'undecodable-image', item: 0 }
+  const unsupported = { status: 415, kind: 'unsupported-type' }
+  const svg = fixture('formats/drawing.svg')
+  await refused({ ...undecodable, detail: /no image/ }, post(formOf([fixture('formats/text.txt')])))
+  await refused({ ...undecodable, detail: /empty/ }, post(formOf([Buffer.alloc(0)])))
+  await refused({ ...unsupported, detail: /SVG/, item: 1 }, post(formOf([...photos.slice(0, 1), svg])))
+  await refused({ ...unsupported, detail: /SVG/, item: 0 }, post(svg, { 'content-type': 'image/png' }))
+  await refused({ ...unsupported, detail: /image\/svg\+xml/ }, post(svg, { 'content-type': 'image/svg+xml' }))
+  await refused({ ...unsupported, detail: /text\/plain/ }, post('hello'))
+  await refused({ ...unsupported, detail: /no Content-Type/ }, post(null))
+  await refused(
+    { ...unsupported, detail: /gzip/ },
+    post(svg, { 'content-type': 'image/png', 'content-encoding': 'gzip' }),
+  )
+})
+
+test('malformed bodies', async () => {
+  const malformed = { status: 400, kind: 'malformed' }
+  const multipart = { 'content-type': 'multipart/form-data; boundary=x' }
+  const cases: [RegExp, Promise<Response>, number?][] = [
+    [/JSON/, post('{', asJson)],
+    [/images/, post('{}', asJson)],
+    [/must be object/, post('null', asJson)],
+    [/fewer than 1/, post('{"images":[]}', asJson)],
+    [/additional properties: extra/, post('{"images":["AAAA"],"extra":1}', asJson)],
+    [/body\.images\[1\] must be string/, post('{"images":["AAAA",7]}', asJson), 1],
+    [/body\.images\[0\] must be string/, post('{"images":[null]}', asJson), 0],
+    [/image 0 is not base64/, post('{"images":["AA*A"]}', asJson), 0],
+    [/image 1 is not base64/, post(JSON.stringify({ images: [photos[0]?.toString('base64'), 'AAA'] }), asJson), 1],
+    [/multipart/, post('garbage', multipart)],
+    [/multipart/, post('--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\nabc', multipart)],
+    [/multipart/, post('garbage', { 'content-type': 'multipart/form-data' })],
+    [/fewer than 1/, post('--x--\r\n', multipart)],
+    [/uint8 \[N, 128, 128, 3\].*3, 64, 64, 3/, post(fixture('numpy/images-other-size.npy'), asNpy)],
+    [/uint8 \[N, 128, 128, 3\].*f8/, post(fixture('numpy/images-float64.npy'), asNpy)],
+    [/no \.npy/, post(photos[0], asNpy)],
+  ]
+  for (const [detail, answer, item] of cases)
+    await refused({ ...malformed, detail, ...(item !== undefined && { item }) }, answer)
+})
+
+test('lengths that the model does not have', async () => {
+  for (const length of ['0', '129', '-1', '1.5', 'all', '', '8&length=9']) {
+    await refused({ status: 400, kind: 'malformed', detail: /length/ }, post(formOf(photos), {}, `?length=${length}`))
+  }
+})
+
+test('answers that nobody can give', async () => {
+  for (const accept of ['image/png', 'text/html', 'application/json;q=0']) {
+    await refused({ status: 406, kind: 'not-acceptable', detail: /x-npy/ }, post(formOf(photos), { accept }))
+  }
+  await encode(formOf(photos), { accept: 'application/x-npy;q=0.2, application/*;q=0.8' })
+})

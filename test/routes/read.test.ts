@@ -1,0 +1,170 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { createConnection } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { after, before, test } from 'node:test'
+import openapiTS, { astToString } from 'openapi-typescript'
+import { parse } from 'yaml'
+import pkg from '../../package.json' with { type: 'json' }
+import { readContract } from '../../src/contract.ts'
+import { parseNpy } from '../../src/npy.ts'
+import type { components } from '../../src/openapi.d.ts'
+import { bytes, conforming, json, problem } from '../helpers/contract.ts'
+import { type Backend, formOf, listen, photos, type Service, startBackend } from '../helpers/service.ts'
+
+type Info = components['schemas']['Info']
+
+let backend: Backend
+let service: Service
+
+before(async () => {
+  backend = await startBackend()
+  service = await listen(backend)
+})
+after(async () => {
+  await service.http.close()
+  await backend.inference.close()
+})
+
+const get = (path: string, headers: Record<string, string> = {}) =>
+  fetch(`${service.base}${path}`, { headers, redirect: 'manual' })
+
+test('routes and contract name the same', () => {
+  const inContract = Object.entries(readContract().document.paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
+  )
+  // Swagger UI's own files, deeper in the tree, and the HEAD that comes with every GET are nobody's contract.
+  const printed = service.http.printRoutes({ commonPrefix: false }).replace(/^└── \/ \(([^)]*)\)$/m, '    ├──  ($1)')
+  const served = [...printed.matchAll(/^ {4}[├└]── (\S*) \(([^)]*)\)$/gm)].flatMap(([, path = '', methods = '']) =>
+    methods
+      .split(', ')
+      .filter((method) => method !== 'HEAD')
+      .map((method) => `${method} /${path}`),
+  )
+  assert.deepEqual(served.toSorted(), inContract.toSorted())
+})
+
+test('the types are those of the contract', async () => {
+  const generated = astToString(await openapiTS(new URL('../../openapi.yaml', import.meta.url)))
+  const committed = readFileSync(new URL('../../src/openapi.d.ts', import.meta.url), 'utf8')
+  assert.ok(committed.endsWith(generated), 'run `npm run generate`')
+})
+
+test('the contract is served as it is, in the version of the package', async () => {
+  const served = await bytes('GET', '/openapi.yaml', get('/openapi.yaml'))
+  assert.equal(served.toString(), readContract().text)
+  assert.equal(parse(served.toString()).info.version, pkg.version)
+})
+
+test('info says what is served and within which limits', async () => {
+  const info = await json<Info>('GET', '/info', get('/info'))
+  const { limits, version, ...model } = info
+  assert.deepEqual(model, backend.inference.info)
+  assert.equal(version, pkg.version)
+  assert.deepEqual([limits.images, limits.queue, limits.bodyBytes], [1024, 4096, 64 * 2 ** 20])
+  assert.deepEqual([limits.jsonBodyBytes, limits.pixels, limits.requestSeconds], [8 * 2 ** 20, 50_000_000, 30])
+})
+
+test('the codebook is a NumPy array', async () => {
+  const { dtype, shape } = parseNpy(await bytes('GET', '/codebook', get('/codebook')))
+  assert.deepEqual([dtype, shape], ['f4', [4096, 12]])
+})
+
+test('health', async () => {
+  assert.deepEqual(await json('GET', '/health/live', get('/health/live')), { status: 'live' })
+  assert.deepEqual(await json('GET', '/health/ready', get('/health/ready')), { status: 'ready' })
+})
+
+test('the home page leads to documentation that needs nothing from elsewhere', async () => {
+  const home = await get('/')
+  await conforming('GET', '/', home)
+  assert.equal(home.headers.get('location'), '/docs')
+  const page = (await bytes('GET', '/docs', get('/docs'))).toString()
+  const sources = [...page.matchAll(/(?:src|href)="([^"]+)"/g)].map((match) => match[1] as string)
+  assert.ok(sources.length > 3)
+  for (const source of sources) {
+    const file = await fetch(new URL(source, `${service.base}/docs`))
+    assert.equal(file.status, 200, source)
+    assert.equal(new URL(file.url).host, new URL(service.base).host)
+  }
+})
+
+test('metrics count what was done', async () => {
+  await json('POST', '/encode', fetch(`${service.base}/encode`, { method: 'POST', body: formOf(photos) }))
+  await get('/nowhere')
+  const served = (await bytes('GET', '/metrics', get('/metrics'))).toString()
+  const value = (series: string) =>
+    Number(new RegExp(`^${series.replaceAll(/[{}]/g, '\\$&')} (\\S+)$`, 'm').exec(served)?.[1])
+  assert.equal(value('nativetok_requests_total{route="/encode",method="POST",status="200"}'), 1)
+  assert.equal(value('nativetok_images_total{route="encode"}'), photos.length)
+  assert.equal(value('nativetok_queue_duration_seconds_count{route="encode"}'), photos.length)
+  assert.equal(value('nativetok_step_duration_seconds_count{step="preprocess"}'), photos.length)
+  assert.equal(value('nativetok_request_duration_seconds_count{route="/encode"}'), 1)
+  assert.equal(value('nativetok_batch_size_sum{kind="encode"}'), photos.length)
+  for (const graph of ['encoder', 'mocet-1', 'mocet-2', 'mocet-3']) {
+    assert.ok(value(`nativetok_graph_duration_seconds_count{graph="${graph}"}`) >= 1, graph)
+  }
+  assert.equal(value('nativetok_queue_depth{kind="encode"}'), 0)
+  assert.ok(value('nativetok_errors_total{kind="not-found"}') >= 1)
+  assert.ok(value('nativetok_nodejs_eventloop_lag_p99_seconds') >= 0)
+})
+
+test('a usable request id is kept, in the answer and in the log', async () => {
+  const id = 'generator-7.step:42'
+  assert.equal((await get('/info', { 'x-request-id': id })).headers.get('x-request-id'), id)
+  assert.ok(backend.lines.some((line) => line.requestId === id && line.status === 200))
+  const made = (await get('/info', { 'x-request-id': 'a b' })).headers.get('x-request-id')
+  assert.match(made ?? '', /^[0-9a-f-]{36}$/)
+})
+
+test('what is not there', async () => {
+  for (const [method, path] of [
+    ['GET', '/encode'],
+    ['POST', '/info'],
+    ['GET', '/nowhere'],
+  ]) {
+    const answer = await fetch(`${service.base}${path}`, { method: method as string })
+    const body = (await answer.json()) as components['schemas']['Problem']
+    assert.deepEqual([answer.status, body.type], [404, 'urn:nativetok:problem:not-found'])
+    assert.equal(answer.headers.get('x-request-id'), body.requestId)
+  }
+  const undecodable = await get('/%zz')
+  assert.deepEqual(
+    [undecodable.status, undecodable.headers.get('content-type')?.split(';')[0]],
+    [400, 'application/problem+json'],
+  )
+})
+
+test('bytes that are no HTTP are answered by a problem with an id', async () => {
+  const socket = createConnection(Number(new URL(service.base).port), '127.0.0.1')
+  socket.write('HELLO\r\n\r\n')
+  const answer = await text(socket)
+  assert.match(answer, /^HTTP\/1\.1 400 /)
+  assert.match(answer, /X-Request-Id: [0-9a-f-]{36}\r\n/)
+  assert.match(answer, /urn:nativetok:problem:malformed/)
+})
+
+test('an API key guards the model, and not health, metrics and documentation', async () => {
+  const apiKey = 'correct-horse'
+  const guarded = await listen(backend, { apiKey })
+  const read = (path: string, headers = {}) => fetch(`${guarded.base}${path}`, { headers, redirect: 'manual' })
+  const refusedAt = (method: string, path: string, answer: Promise<Response>) =>
+    problem({ status: 401, kind: 'unauthorized', detail: /x-api-key/ }, method, path, answer)
+  try {
+    for (const path of ['/info', '/codebook']) {
+      await refusedAt('GET', path, read(path))
+      await refusedAt('GET', path, read(path, { 'x-api-key': 'wrong' }))
+      await refusedAt('GET', path, read(path, { authorization: `Basic ${apiKey}` }))
+      assert.equal((await read(path, { 'x-api-key': apiKey })).status, 200)
+      assert.equal((await read(path, { authorization: `Bearer ${apiKey}` })).status, 200)
+    }
+    for (const path of ['/encode', '/decode']) {
+      await refusedAt('POST', path, fetch(`${guarded.base}${path}`, { method: 'POST', body: formOf(photos) }))
+    }
+    for (const path of ['/health/live', '/health/ready', '/metrics', '/docs', '/openapi.yaml']) {
+      assert.equal((await read(path)).status, 200, path)
+    }
+  } finally {
+    await guarded.http.close()
+  }
+})

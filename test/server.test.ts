@@ -1,0 +1,131 @@
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import type { AddressInfo } from 'node:net'
+import { createServer } from 'node:net'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import type { components } from '../src/openapi.d.ts'
+import { BUNDLE } from './helpers/bundle.ts'
+import { conforming, json, problem } from './helpers/contract.ts'
+import { fixture, formOf, photos, until } from './helpers/service.ts'
+
+type Tokens = components['schemas']['Tokens']
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+
+function run(...args: string[]): ChildProcess & { stdout: NodeJS.ReadableStream; stderr: NodeJS.ReadableStream } {
+  const child = spawn(process.execPath, ['src/server.ts', ...args], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
+  return child as ReturnType<typeof run>
+}
+
+/** Starts the process and waits until it serves. */
+async function start(...args: string[]) {
+  const child = run('--model', BUNDLE, '--provider', 'cpu', '--port', '0', ...args)
+  const lines: Record<string, unknown>[] = []
+  createInterface(child.stdout as NodeJS.ReadableStream).on('line', (line) => lines.push(JSON.parse(line)))
+  const said = (pattern: RegExp) => lines.map(({ msg }) => pattern.exec(String(msg))).find((match) => match !== null)
+  await until(() => said(/^try: /) !== undefined || child.exitCode !== null)
+  const base = said(/^listening on (\S+)/)?.[1] as string
+  const pid = Number(lines.find(({ msg }) => msg === 'engine ready')?.pid)
+  return { child, lines, said, base, engine: pid, exit: once(child, 'exit') as Promise<[number | null]> }
+}
+
+const encode = (base: string) =>
+  json<Tokens>('POST', '/encode', fetch(`${base}/encode`, { method: 'POST', body: formOf(photos.slice(0, 1)) }))
+
+const isAlive = (pid: number) => {
+  try {
+    return process.kill(pid, 0)
+  } catch {
+    return false
+  }
+}
+
+/** Runs to its end. */
+async function outcome(...args: string[]) {
+  const child = run(...args)
+  const [[code], stdout, stderr] = await Promise.all([once(child, 'exit'), text(child.stdout), text(child.stderr)])
+  return { code, stdout, stderr }
+}
+
+test('it says what it serves and a line to try, and drains on SIGTERM', async () => {
+  const server = await start('--drain-delay', '3')
+  try {
+    const { lines, base, said } = server
+    const serving = lines.find(({ msg }) => msg === 'serving')
+    assert.match(String(serving?.model), /^[0-9a-f]{64}$/)
+    assert.deepEqual([serving?.provider, typeof serving?.providerReason], ['cpu', 'string'])
+    const [, file = '', url = ''] = said(/^try: curl -F images=@test\/fixtures\/(\S+) '(\S+)'$/) ?? []
+    const answer = await fetch(url, { method: 'POST', body: formOf([fixture(file)]) })
+    assert.equal(((await conforming('POST', '/encode', answer)) as Tokens).tokens[0]?.length, 32)
+
+    assert.equal((await fetch(`${base}/health/ready`)).status, 200)
+    server.child.kill('SIGTERM')
+    await until(() => said(/^draining$/) !== undefined)
+    const expected = { status: 503, kind: 'draining', detail: /draining/ }
+    await problem(expected, 'GET', '/health/ready', fetch(`${base}/health/ready`))
+    assert.equal((await fetch(`${base}/health/live`)).status, 200)
+    await encode(base)
+    assert.deepEqual(await server.exit, [0, null])
+    assert.ok(!isAlive(server.engine))
+    // What a request brought is not in the log, and what it cost is.
+    assert.ok(lines.every((line) => JSON.stringify(line).length < 2000))
+    assert.ok(lines.some((line) => line.url === '/encode?length=32' && line.status === 200 && line.images === 1))
+  } finally {
+    server.child.kill('SIGKILL')
+  }
+})
+
+test('what was accepted is finished after the listener has closed', async () => {
+  const server = await start('--drain-delay', '0')
+  try {
+    const { base, engine } = server
+    await encode(base)
+    process.kill(engine, 'SIGSTOP')
+    const accepted = encode(base)
+    await until(async () => {
+      const metrics = await (await fetch(`${base}/metrics`)).text()
+      return /nativetok_batch_size_count\{kind="encode"\} 2/.test(metrics)
+    })
+    server.child.kill('SIGTERM')
+    await until(async () =>
+      fetch(`${base}/health/live`).then(
+        () => false,
+        () => true,
+      ),
+    )
+    process.kill(engine, 'SIGCONT')
+    assert.equal((await accepted).tokens[0]?.length, 128)
+    assert.deepEqual(await server.exit, [0, null])
+    assert.ok(!isAlive(engine))
+  } finally {
+    server.child.kill('SIGKILL')
+  }
+})
+
+test('what keeps it from serving is one sentence and exit code 1', async () => {
+  const other = createServer().listen(0, '127.0.0.1')
+  await once(other, 'listening')
+  const port = `${(other.address() as AddressInfo).port}`
+  const cases: [string[], RegExp][] = [
+    [['--model', `${root}/test/fixtures`], /manifest\.json/],
+    [['--port', 'http'], /--port/],
+    [['--model', BUNDLE, '--provider', 'cpu', '--port', port], /port is in use/],
+  ]
+  for (const [args, sentence] of cases) {
+    const { code, stderr } = await outcome(...args)
+    assert.equal(code, 1, stderr)
+    assert.match(stderr, /^nativetok: [^\n]+\n$/)
+    assert.match(stderr, sentence)
+  }
+  other.close()
+})
+
+test('--help is printed and ends well', async () => {
+  const { code, stdout, stderr } = await outcome('--help')
+  assert.deepEqual([code, stderr], [0, ''])
+  assert.match(stdout, /--drain-delay/)
+})
