@@ -133,6 +133,8 @@ class CountedBody extends Transform {
     super()
     this.source = source
     this.admission = admission
+    // Whoever reads the body hears of an error; with nobody reading, it must not end the process.
+    this.on('error', () => {})
     admission.signal.addEventListener('abort', () => this.destroy(admission.signal.reason), { once: true })
     source.pipe(this)
   }

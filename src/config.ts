@@ -61,7 +61,7 @@ const settings: Record<keyof Config, Setting> = {
   engines: {
     flag: '--engines',
     value: 'n',
-    about: 'engine processes on the CPU; unset: as many as pay',
+    about: 'engine processes; unset: one, and with CUDA one a device',
     parse: integer(1, 256),
   },
   threads: {

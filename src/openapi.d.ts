@@ -281,7 +281,7 @@ export interface components {
                  *       "type": "urn:nativetok:problem:undecodable-image",
                  *       "title": "Undecodable image",
                  *       "status": 422,
-                 *       "detail": "image 3 cannot be decoded: VipsJpeg: premature end of JPEG image",
+                 *       "detail": "image 3 cannot be decoded; it is damaged or cut off",
                  *       "item": 3,
                  *       "requestId": "0b9c2f6e-6a1f-4a55-9d4e-2f1f6f0f2a11"
                  *     }
@@ -302,7 +302,7 @@ export interface components {
                  *       "type": "urn:nativetok:problem:undecodable-image",
                  *       "title": "Undecodable image",
                  *       "status": 422,
-                 *       "detail": "image 3 cannot be decoded: VipsJpeg: premature end of JPEG image",
+                 *       "detail": "image 3 cannot be decoded; it is damaged or cut off",
                  *       "item": 3,
                  *       "requestId": "0b9c2f6e-6a1f-4a55-9d4e-2f1f6f0f2a11"
                  *     }
@@ -325,7 +325,7 @@ export interface components {
                  *       "type": "urn:nativetok:problem:undecodable-image",
                  *       "title": "Undecodable image",
                  *       "status": 422,
-                 *       "detail": "image 3 cannot be decoded: VipsJpeg: premature end of JPEG image",
+                 *       "detail": "image 3 cannot be decoded; it is damaged or cut off",
                  *       "item": 3,
                  *       "requestId": "0b9c2f6e-6a1f-4a55-9d4e-2f1f6f0f2a11"
                  *     }
@@ -346,7 +346,7 @@ export interface components {
                  *       "type": "urn:nativetok:problem:undecodable-image",
                  *       "title": "Undecodable image",
                  *       "status": 422,
-                 *       "detail": "image 3 cannot be decoded: VipsJpeg: premature end of JPEG image",
+                 *       "detail": "image 3 cannot be decoded; it is damaged or cut off",
                  *       "item": 3,
                  *       "requestId": "0b9c2f6e-6a1f-4a55-9d4e-2f1f6f0f2a11"
                  *     }

@@ -82,5 +82,7 @@ test('--help lists every flag, its variable and its default', (t) => {
 
 test('the README has the table of settings as the code has it', () => {
   const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
-  assert.ok(readme.includes(settingsTable()), `The README's table has to be:\n${settingsTable()}`)
+  // Formatters pad the columns of a table.
+  const plain = (markdown: string) => markdown.replaceAll(/ +/g, ' ').replaceAll(/-{3,}/g, '---')
+  assert.ok(plain(readme).includes(plain(settingsTable())), `The README's table has to be:\n${settingsTable()}`)
 })

@@ -62,6 +62,10 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
     const answer = await fetch(url, { method: 'POST', body: formOf([fixture(file)]) })
     assert.equal(((await conforming('POST', '/encode', answer)) as Tokens).tokens[0]?.length, 32)
 
+    // A body that fails before anybody reads it must not take the process with it.
+    const broken = { method: 'POST', body: 'x', headers: { 'content-type': 'multipart/form-data' } }
+    assert.equal((await fetch(`${base}/encode`, broken)).status, 400)
+
     assert.equal((await fetch(`${base}/health/ready`)).status, 200)
     server.child.kill('SIGTERM')
     await until(() => said(/^draining$/) !== undefined)

@@ -71,8 +71,8 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
       .toColourspace('srgb')
       .raw({ depth: 'uchar' })
       .toBuffer()
-  } catch (error) {
-    throw new ImageError('undecodable', `cannot be decoded: ${reasonOf(error)}`)
+  } catch {
+    throw damaged()
   }
 }
 
@@ -84,14 +84,14 @@ async function readHeader(bytes: Buffer): Promise<Metadata> {
     const known = refused.find(([, offset, signature]) => start.startsWith(signature, offset))
     const name = svg.test(start) ? 'SVG' : known?.[0]
     if (name !== undefined) throw new ImageError('unsupported', `is ${name}, which is not taken; ${taken}`)
-    const reason = reasonOf(error)
-    if (reason.includes('unsupported image format')) {
+    if (error instanceof Error && error.message.includes('unsupported image format')) {
       throw new ImageError('undecodable', `is no image that can be told by its content; ${taken}`)
     }
-    throw new ImageError('undecodable', `cannot be decoded: ${reason}`)
+    throw damaged()
   }
 }
 
-function reasonOf(error: unknown): string {
-  return error instanceof Error ? error.message.trim().replace(/\s+/g, ' ') : String(error)
+/** libvips keeps one text of errors for all threads, so what it says of an image may be about another. */
+function damaged(): ImageError {
+  return new ImageError('undecodable', 'cannot be decoded; it is damaged or cut off')
 }

@@ -5,7 +5,8 @@ import { integers, type NpyArray, NpyError, writeNpy } from '../npy.ts'
 import type { components, operations } from '../openapi.d.ts'
 import { Problem } from '../problem.ts'
 import type { Services } from '../services.ts'
-import { atOnce, isOfType, negotiate, withArray } from './shared.ts'
+import { poolSize } from '../thread-pool.ts'
+import { isOfType, negotiate, withArray } from './shared.ts'
 
 type Query = NonNullable<operations['decode']['parameters']['query']>
 type Body = components['schemas']['Sequences']
@@ -72,7 +73,8 @@ export function decode(services: Services): RouteHandlerMethod {
       return writeNpy('|u1', [rows.length, info.imageSize, info.imageSize, 3], pixels)
     }
     const chosen = type === 'application/json' ? (format ?? 'png') : (type.slice('image/'.length) as ImageFormat)
-    const inTurn = pLimit(atOnce)
+    // No more than run anyway, so that requests take turns at the pool.
+    const inTurn = pLimit(poolSize)
     const files = await admission.each(rows, async (row) => {
       const pixels = await toPixels(row)
       return inTurn(() => fileOf(pixels, chosen, quality, request))

@@ -5,7 +5,8 @@ import { type NpyArray, NpyError, writeNpy } from '../npy.ts'
 import type { components, operations } from '../openapi.d.ts'
 import { Problem, type ProblemKind } from '../problem.ts'
 import type { Services } from '../services.ts'
-import { atOnce, isOfType, negotiate, withArray } from './shared.ts'
+import { poolSize } from '../thread-pool.ts'
+import { isOfType, negotiate, withArray } from './shared.ts'
 
 type Query = NonNullable<operations['encode']['parameters']['query']>
 type Answer = components['schemas']['Tokens']
@@ -67,7 +68,8 @@ export function encode(services: Services): RouteHandlerMethod {
     } else {
       const files = filesOf(request.body as Buffer | { images: (Buffer | string)[] })
       admission.admit(files.length)
-      const inTurn = pLimit(atOnce)
+      // No more than run anyway, so that requests take turns at the pool.
+      const inTurn = pLimit(poolSize)
       rows = await admission.each(files, async (bytes, item) =>
         toTokens(await inTurn(() => pixelsOf(bytes, item, request))),
       )

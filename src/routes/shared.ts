@@ -2,9 +2,6 @@ import type { FastifyRequest } from 'fastify'
 import { type NpyArray, NpyError, parseNpy } from '../npy.ts'
 import { Problem } from '../problem.ts'
 
-/** Images of one request that are decoded or written side by side: threads of Node's pool, so that requests take turns. */
-export const atOnce = 4
-
 /**
  * The media type of the answer: of those offered the one that the client likes best, the first where it does not mind.
  *
