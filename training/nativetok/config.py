@@ -1,0 +1,131 @@
+"""Configuration as data: one YAML file describes a model and the run that trains it."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sizes of a NativeTok model. The defaults are those of `nativetok-128`."""
+
+    image_size: int = 128
+    patch_size: int = 16
+    stages: tuple[int, ...] = (32, 64, 128)
+    """Sequence length after each stage of Hierarchical Native Training; the last is the full length."""
+    codebook_size: int = 4096
+    code_width: int = 12
+
+    encoder_width: int = 256
+    encoder_depth: int = 4
+    encoder_heads: int = 4
+
+    expert_kind: Literal["cross", "self"] = "cross"
+    """`self` is the paper's expert, `cross` the cheaper default (see `model.py`)."""
+    expert_width: int = 96
+    """Also the width of the latents: the dimension switcher maps the encoder's width to it."""
+    expert_depth: int = 2
+    expert_heads: int = 4
+    expert_mlp: int = 192
+
+    decoder_width: int = 256
+    decoder_depth: int = 6
+    decoder_heads: int = 4
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes that do not fit together."""
+        object.__setattr__(self, "stages", tuple(self.stages))
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1:
+            raise ValueError(f"stages must grow: {self.stages}")
+        if self.expert_kind not in ("cross", "self"):
+            raise ValueError(f"expert_kind is 'cross' or 'self', not {self.expert_kind!r}")
+        for part in ("encoder", "expert", "decoder"):
+            width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
+            if width % heads:
+                raise ValueError(f"{part}_width {width} is no multiple of {part}_heads {heads}")
+
+    @property
+    def length(self) -> int:
+        """The full sequence length."""
+        return self.stages[-1]
+
+    @property
+    def latents(self) -> int:
+        """The number of latents of an image: one a patch."""
+        return (self.image_size // self.patch_size) ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON-ready data."""
+        return {**asdict(self), "stages": list(self.stages)}
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """The budget of one stage of Hierarchical Native Training, in images, so that a resumed run is the same run."""
+
+    images: int
+    autoencoder_images: int = 0
+    """How many of them come before the codebook is switched on; for the first stage."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run trains."""
+
+    stages: tuple[StageConfig, ...]
+    """One entry a stage of the model."""
+    joint_images: int = 0
+    """Images of the joint fine-tune of every part after the last stage; 0 leaves it out. It changes all tokens."""
+    batch_size: int = 32
+    muon_rate: float = 0.02
+    adam_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 30
+    code_noise: float = 0.1
+    """Standard deviation, per dimension of a code of length 1, of the noise that stands in for quantisation before the
+    codebook is switched on."""
+    commitment: float = 1.0
+    tail_drop: float = 0.5
+    """The share of a batch that loses a random tail of its tokens."""
+    ema_decay: float = 0.995
+    seed: int = 0
+    validate_every: int = 200
+    """Steps between two validations, which also save a checkpoint."""
+    validation_images: int = 256
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto`: bfloat16 where the processor multiplies it in hardware, else float32."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A model and how to train it: one YAML file."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a YAML file. Raises ValueError that names an unknown or missing key."""
+        data = yaml.safe_load(path.read_text())
+        train = dict(data["train"])
+        train["stages"] = tuple(_build(StageConfig, stage) for stage in train["stages"])
+        config = cls(_build(ModelConfig, data["model"]), _build(TrainConfig, train))
+        if len(config.train.stages) != len(config.model.stages):
+            raise ValueError(
+                f"{path}: {len(config.train.stages)} training stages for {len(config.model.stages)} of the model"
+            )
+        return config
+
+
+T = TypeVar("T")
+
+
+def _build(kind: type[T], values: dict[str, Any]) -> T:
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if unknown := set(values) - known:
+        raise ValueError(f"{kind.__name__} knows no {', '.join(sorted(unknown))}")
+    return kind(**values)

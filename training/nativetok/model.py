@@ -1,0 +1,468 @@
+"""The NativeTok model (arXiv 2601.22837), whole.
+
+    images --MetaImageTransformer--> latents --MoCET--> codes --Quantiser--> tokens --Decoder--> images
+
+Letters in shapes: B images, N latents (one a patch), L sequence length, n experts of a stage, D expert width, H heads,
+K codebook entries, C code width.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nativetok.config import ModelConfig
+
+
+class NativeTok(nn.Module):
+    """Images to ordered tokens and back."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = MetaImageTransformer(config)
+        self.mocet = MoCET(config)
+        self.quantiser = Quantiser(config)
+        self.decoder = Decoder(config)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, length: int | None = None) -> Tensor:
+        """Tokenize images uint8 [B, H, W, 3] to ids int64 [B, length], each 0..K-1; `length` 1..L, default L.
+
+        Token i depends on the image and tokens 0..i-1 alone: a shorter encoding is a prefix of a longer one.
+        """
+        latents = self.encoder(to_pixels(images))
+        return self.mocet.generate(latents, self.quantiser, length or self.config.length)[1]
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Draw images uint8 [B, H, W, 3] from ids int64 [B, k], k in 1..L; an id of K stands for an absent token."""
+        tokens = F.pad(tokens, (0, self.config.length - tokens.shape[1]), value=self.config.codebook_size)
+        return to_uint8(self.decoder(self.quantiser.lookup(tokens), tokens == self.config.codebook_size))
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images uint8 [B, H, W, 3] to the network's pixels float32 [B, 3, H, W] in -1..1."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """The network's pixels float32 [B, 3, H, W] to images uint8 [B, H, W, 3]."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Transformer blocks of encoder and decoder
+
+
+def sincos(places: Tensor, width: int) -> Tensor:
+    """Full-scale 2-D sine-cosine positions [M, width] of places [M, 2] in patches (MAE, arXiv 2111.06377)."""
+    angles = places[:, :, None] * 100.0 ** -torch.linspace(0, 1, width // 4)  # [M, 2, width/4]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+def patch_places(grid: int) -> Tensor:
+    """Row and column of each patch [grid*grid, 2]."""
+    return torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).float()
+
+
+def token_places(grid: int, length: int) -> Tensor:
+    """Where on the image each token starts to look [length, 2]: any first few are spread evenly (the R2 sequence)."""
+    plastic = 1.32471795724
+    steps = torch.arange(1, length + 1)[:, None] * torch.tensor([1 / plastic, 1 / plastic**2])
+    return (0.5 + steps) % 1 * grid - 0.5
+
+
+class Attention(nn.Module):
+    """Bidirectional multi-head self-attention, as plain products: faster on CPU than the built-in at these lengths."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        # queries and keys start alike, so that like attends to like (mimetic initialisation, arXiv 2305.09828)
+        with torch.no_grad():
+            self.qkv.weight[width : 2 * width] = self.qkv.weight[:width]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend among the items of each sequence, [B, T, width] to the same."""
+        b, t, width = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, width))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; it starts as the identity."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        nn.init.zeros_(self.mlp.get_parameter("2.weight"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, width] to the same."""
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class MetaImageTransformer(nn.Module):
+    """Meta Image Transformer with its dimension switcher: an image's latents, locked for all experts (section 3.2)."""
+
+    positions: Tensor
+    latent_positions: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.patch_embedding = nn.Linear(3 * config.patch_size**2, config.encoder_width)
+        places = patch_places(config.image_size // config.patch_size)
+        self.register_buffer("positions", sincos(places, config.encoder_width), persistent=False)
+        self.register_buffer("latent_positions", sincos(places, config.expert_width), persistent=False)
+        self.blocks = nn.Sequential(
+            *(Block(config.encoder_width, config.encoder_heads) for _ in range(config.encoder_depth))
+        )
+        self.norm = nn.LayerNorm(config.encoder_width)
+        self.dimension_switcher = nn.Linear(config.encoder_width, config.expert_width)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in -1..1 to latents [B, N, D]."""
+        x = self.patch_embedding(patches(pixels, self.patch_size)) + self.positions
+        return self.dimension_switcher(self.norm(self.blocks(x))) + self.latent_positions
+
+
+def patches(pixels: Tensor, size: int) -> Tensor:
+    """Cut pixels [B, 3, H, W] into patches [B, N, 3 * size * size], row by row."""
+    b, c, h, w = pixels.shape
+    x = pixels.view(b, c, h // size, size, w // size, size)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, (h // size) * (w // size), c * size * size)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Mixture of Causal Expert Transformer
+
+
+class MoCET(nn.Module):
+    """One small expert a position; expert i reads the latents and the embedded tokens before it (section 3.2).
+
+    The experts of one training stage share a module, their weights stacked, so that a stage freezes and grows whole.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Linear(config.code_width, config.expert_width)
+        starts = (0, *config.stages[:-1])
+        kind = {"cross": CrossExperts, "self": SelfExperts}[config.expert_kind]
+        self.stages = nn.ModuleList(kind(config, start, end) for start, end in zip(starts, config.stages, strict=True))
+        nn.init.normal_(self.token_embedding.weight)
+
+    @property
+    def experts(self) -> list["Experts"]:
+        """The experts of each stage of training, in order."""
+        return [cast(Experts, stage) for stage in self.stages]
+
+    def generate(
+        self, latents: Tensor, quantiser: "Quantiser | None", length: int, noise: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """The causal loop: emit codes [B, length, C] and their ids int64 [B, length] one by one from latents [B, N, D].
+
+        Without a quantiser (the autoencoder at the start of training) codes stay continuous with `noise` added and the
+        ids are all 0.
+        """
+        b = latents.shape[0]
+        memory = latents.new_empty(b, latents.shape[1] + length, latents.shape[2])
+        memory[:, : latents.shape[1]] = latents
+        codes, ids = (
+            latents.new_empty(b, length, self.config.code_width),
+            latents.new_zeros(b, length, dtype=torch.long),
+        )
+        for stage in self.experts:
+            for i in range(stage.start, min(stage.end, length)):
+                before = latents.shape[1] + i
+                code = stage.expert(i)(memory[:, :before])
+                if quantiser is None:
+                    code = F.normalize(code + noise * torch.randn_like(code), dim=-1)
+                else:
+                    ids[:, i] = quantiser(code)
+                    code = quantiser.lookup(ids[:, i])
+                codes[:, i] = code
+                memory[:, before] = stage.embed(self.token_embedding, code[:, None], i)[:, 0]
+        return codes, ids
+
+    def predict(self, latents: Tensor, codes: Tensor, stage: int) -> Tensor:
+        """What the experts of a stage say, all at once: codes of the whole prefix [B, end, C] to codes [B, n, C].
+
+        The same as the causal loop given that its tokens are known already (teacher forcing); used in training.
+        """
+        experts = self.experts[stage]
+        embedded, start = [latents], 0
+        for s in self.experts[: stage + 1]:
+            embedded.append(s.embed(self.token_embedding, codes[:, s.start : s.end], s.start))
+            start = s.end
+        memory = torch.cat(embedded, dim=1)[:, : latents.shape[1] + start - 1]
+        return experts(memory)
+
+
+class Experts(nn.Module):
+    """The experts of positions start..end-1; every weight is stacked along its first dimension, one slice an expert."""
+
+    def __init__(self, config: ModelConfig, start: int, end: int) -> None:
+        super().__init__()
+        self.config, self.start, self.end = config, start, end
+        n, d, mlp = end - start, config.expert_width, config.expert_mlp
+        self.position = nn.Parameter(torch.randn(n, d) * 0.5)
+        self.query = nn.Parameter(sincos(token_places(config.image_size // config.patch_size, end)[start:], d))
+        weights: dict[str, Tensor] = {}
+        for layer in range(config.expert_depth):
+            alike = 1.4 * nn.init.orthogonal_(torch.empty(d, d)).expand(
+                n, d, d
+            )  # like attends to like, as in Attention
+            weights |= {
+                f"{layer}_norm": torch.ones(n, d),
+                f"{layer}_q": alike.clone(),
+                f"{layer}_k": alike.clone(),
+                f"{layer}_v": _stack(n, d, d),
+                f"{layer}_out": _stack(n, d, d),
+                f"{layer}_mlp_norm": torch.ones(n, d),
+                f"{layer}_mlp_in": _stack(n, d, mlp),
+                f"{layer}_mlp_in_bias": torch.zeros(n, mlp),
+                f"{layer}_mlp_out": torch.zeros(n, mlp, d),
+            }
+        weights |= {"norm": torch.ones(n, d), "code": _stack(n, d, config.code_width)}
+        self.weights = nn.ParameterDict(weights)
+
+    def embed(self, embedding: nn.Linear, codes: Tensor, first: int) -> Tensor:
+        """Codes [B, k, C] of positions first.. as memory [B, k, D]."""
+        first -= self.start
+        return embedding(codes) + self.position[first : first + codes.shape[1]]
+
+    def forward(self, memory: Tensor) -> Tensor:
+        """Memory [B, N + end - 1, D] (latents, then the embedded tokens) to codes of length 1 [B, n, C]."""
+        n = self.end - self.start
+        t = memory.shape[1] - n + 1  # what the first expert sees; each later one sees one token more
+        visible = (
+            torch.arange(memory.shape[1], device=memory.device) < t + torch.arange(n, device=memory.device)[:, None]
+        )
+        return self._run(self.query, dict(self.weights), memory, visible)
+
+    def expert(self, i: int) -> Callable[[Tensor], Tensor]:
+        """Return position i's expert alone: a function from what it sees [B, N + i, D] to its code [B, C]."""
+        s = slice(i - self.start, i - self.start + 1)
+        weights = {name: weight[s] for name, weight in self.weights.items()}
+        return lambda memory: self._run(self.query[s], weights, memory, None)[:, 0]
+
+    def grow_from(self, previous: "Experts") -> None:
+        """Start every expert as a copy of the previous stage's last one (Hierarchical Native Training, section 3.3).
+
+        The position's query and embedding stay its own.
+        """
+        with torch.no_grad():
+            for mine, theirs in zip(self.weights.values(), previous.weights.values(), strict=True):
+                mine.copy_(theirs[-1:].expand_as(mine))
+
+    def _run(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _mlp(self, x: Tensor, w: dict[str, Tensor], layer: int) -> Tensor:
+        """The feed-forward half of a layer on [n, R, D]."""
+        h = _norm(x, w[f"{layer}_mlp_norm"])
+        h = F.gelu(torch.baddbmm(w[f"{layer}_mlp_in_bias"][:, None], h, w[f"{layer}_mlp_in"]))
+        return x + h @ w[f"{layer}_mlp_out"]
+
+    def _code(self, x: Tensor, w: dict[str, Tensor]) -> Tensor:
+        """Read the query's state [n, B, D] out as codes of length 1 [B, n, C]."""
+        return F.normalize((_norm(x, w["norm"]) @ w["code"]).float(), dim=-1).transpose(0, 1)
+
+
+class CrossExperts(Experts):
+    """The position query cross-attends to [latents; tokens before].
+
+    With a single query a head's keys need not exist: q . (W_k m) = (W_k^T q) . m, and the values' product is applied to
+    the attended mixture: W_v (sum a m) = sum a (W_v m). So memory is read as it is and never projected.
+    """
+
+    def _run(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+        b, _, d = memory.shape
+        n, heads = query.shape[0], self.config.expert_heads
+        x = query[:, None].expand(n, b, d)
+        for layer in range(self.config.expert_depth):
+            q = (_norm(x, w[f"{layer}_norm"]) @ w[f"{layer}_q"]).view(n, b, heads, d // heads)
+            # per head: [n*H, B, d/H] @ [n*H, d/H, D]
+            key = w[f"{layer}_k"].view(n, d, heads, d // heads).permute(0, 2, 3, 1).reshape(n * heads, d // heads, d)
+            q = q.transpose(1, 2).reshape(n * heads, b, d // heads) @ key
+            scores = (q.transpose(0, 1) @ memory.transpose(1, 2)) * (d // heads) ** -0.5  # [B, n*H, T]
+            if visible is not None:
+                scores = scores.masked_fill(~visible.repeat_interleave(heads, dim=0), -math.inf)
+            mixture = (scores.softmax(-1) @ memory).transpose(0, 1)  # [n*H, B, D]
+            value = w[f"{layer}_v"].view(n, d, heads, d // heads).transpose(1, 2).reshape(n * heads, d, d // heads)
+            x = x + (mixture @ value).view(n, heads, b, -1).transpose(1, 2).reshape(n, b, d) @ w[f"{layer}_out"]
+            x = self._mlp(x, w, layer)
+        return self._code(x, w)
+
+
+class SelfExperts(Experts):
+    """The paper's expert: self-attention over [latents; tokens before; position query]; the query's state is read."""
+
+    def _run(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+        b, t, d = memory.shape
+        n, heads = query.shape[0], self.config.expert_heads
+        x = torch.cat([memory.expand(n, b, t, d), query[:, None, None].expand(n, b, 1, d)], dim=2).reshape(
+            n, b * (t + 1), d
+        )
+        hidden = None if visible is None else ~F.pad(visible, (0, 1), value=True)[:, None, None, None]
+        for layer in range(self.config.expert_depth):
+            h = _norm(x, w[f"{layer}_norm"])
+            q, k, v = (
+                (h @ w[f"{layer}_{part}"]).view(n, b, t + 1, heads, d // heads).transpose(2, 3) for part in "qkv"
+            )
+            scores = (q @ k.transpose(-1, -2)) * (d // heads) ** -0.5
+            if hidden is not None:
+                scores = scores.masked_fill(hidden, -math.inf)
+            x = x + (scores.softmax(-1) @ v).transpose(2, 3).reshape(n, b * (t + 1), d) @ w[f"{layer}_out"]
+            x = self._mlp(x, w, layer)
+        return self._code(x.view(n, b, t + 1, d)[:, :, -1], w)
+
+
+def _stack(n: int, rows: int, columns: int) -> Tensor:
+    return torch.randn(n, rows, columns) * rows**-0.5
+
+
+def _norm(x: Tensor, scale: Tensor) -> Tensor:
+    """Layer normalisation of [n, R, D] with one scale [n, D] an expert."""
+    return F.layer_norm(x, x.shape[-1:]) * scale[:, None]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Quantiser
+
+
+class Quantiser(nn.Module):
+    """One codebook for all positions; entries and codes have length 1, the nearest wins (ViT-VQGAN, arXiv 2110.04627).
+
+    The codebook follows the codes by an exponential moving average (VQ-VAE, arXiv 1711.00937, appendix A.1).
+    """
+
+    codebook: Tensor
+    counts: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        entries = F.normalize(torch.randn(config.codebook_size, config.code_width), dim=-1)
+        self.register_buffer("codebook", entries)
+        self.register_buffer("counts", torch.ones(config.codebook_size))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Codes [..., C] to the ids int64 [...] of their nearest entries."""
+        return (codes.float() @ self.codebook.T).argmax(-1)
+
+    def lookup(self, ids: Tensor) -> Tensor:
+        """Ids int64 [...] to their entries [..., C]; an absent token (id K) is all zeros."""
+        return F.pad(self.codebook, (0, 0, 0, 1))[ids]
+
+    @torch.no_grad()
+    def follow(self, codes: Tensor, ids: Tensor, decay: float = 0.99) -> None:
+        """Move the entries towards the codes [M, C] that chose them (ids [M]); restart entries that nothing chooses."""
+        chosen = torch.zeros_like(self.counts).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float))
+        sums = torch.zeros_like(self.codebook).index_add_(0, ids, codes.float())
+        weight = decay * self.counts
+        self.codebook.copy_(F.normalize(self.codebook * weight[:, None] + (1 - decay) * sums, dim=-1))
+        self.counts.copy_(weight + (1 - decay) * chosen)
+        dead = (self.counts < 0.1 * self.counts.mean()).nonzero()[:, 0]
+        if len(dead):
+            pick = torch.randint(len(codes), (len(dead),), device=codes.device)
+            self.codebook[dead] = codes[pick].float()
+            self.counts[dead] = self.counts.mean()
+
+    @torch.no_grad()
+    def initialise(self, codes: Tensor, rounds: int = 10) -> None:
+        """Set the entries by spherical k-means on codes [M, C]."""
+        self.codebook.copy_(codes[torch.randperm(len(codes), device=codes.device)[: len(self.codebook)]].float())
+        self.counts.fill_(1)
+        for _ in range(rounds):
+            self.follow(codes, self(codes), decay=0.0)
+        self.counts.fill_(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoder
+
+
+class Decoder(nn.Module):
+    """Tokens, whole or any prefix, to pixels.
+
+    Every patch has a mask embedding that attends, bidirectionally, to the others and to the embedded tokens. A patch is
+    drawn on twice its size and overlapping patches are blended with a raised-cosine window, whose shifted copies sum to
+    one, so no patch border shows.
+    """
+
+    positions: Tensor
+    window: Tensor
+    coverage: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, grid, size = config.decoder_width, config.image_size // config.patch_size, config.patch_size
+        self.patch_size, self.grid = size, grid
+        # a token's meaning depends on its position, so each position embeds its codes in its own way
+        self.token_embedding = nn.Parameter(torch.randn(config.length, config.code_width, width))
+        self.token_position = nn.Parameter(sincos(token_places(grid, config.length), width))
+        self.absent = nn.Parameter(torch.zeros(width))
+        self.mask = nn.Parameter(torch.zeros(width))
+        self.register_buffer("positions", sincos(patch_places(grid), width), persistent=False)
+        self.blocks = nn.Sequential(*(Block(width, config.decoder_heads) for _ in range(config.decoder_depth)))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, 3 * (2 * size) ** 2)
+        ramp = torch.sin((torch.arange(2 * size) + 0.5) * math.pi / (2 * size)) ** 2
+        window = ramp[:, None] * ramp
+        self.register_buffer("window", window.repeat(3, 1, 1).flatten(), persistent=False)
+        self.register_buffer("coverage", self._blend(window.flatten().expand(1, grid * grid, -1)), persistent=False)
+
+    def forward(self, codes: Tensor, absent: Tensor) -> Tensor:
+        """Codes [B, k, C] and which of them are absent, bool [B, k], to pixels [B, 3, H, W], about -1..1.
+
+        k is L, or the length of an earlier stage while that one trains.
+        """
+        b, k, _ = codes.shape
+        tokens = torch.bmm(codes.transpose(0, 1), self.token_embedding[:k]).transpose(0, 1)
+        tokens = torch.where(absent[..., None], self.absent, tokens) + self.token_position[:k]
+        x = torch.cat([(self.positions + self.mask).expand(b, -1, -1), tokens], dim=1)
+        x = self.blocks(x)[:, : self.grid**2]
+        return self._blend(self.output(self.norm(x)) * self.window) / self.coverage
+
+    def _blend(self, drawn: Tensor) -> Tensor:
+        """Sum overlapping drawn patches [B, N, c * 2 size * 2 size] into pixels [B, c, H, W]."""
+        size, side = self.patch_size, self.patch_size * self.grid
+        return F.fold(drawn.transpose(1, 2), (side, side), kernel_size=2 * size, stride=size, padding=size // 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Released weights
+
+
+def save_weights(model: NativeTok, path: Path) -> None:
+    """Write the released form of a model: fp16 safetensors with the configuration in its metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, path, metadata={"config": json.dumps(model.config.to_dict())})
+
+
+def load_weights(path: Path) -> NativeTok:
+    """Read released weights into a model in evaluation mode, float32."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        config = ModelConfig(**json.loads(file.metadata()["config"]))
+    model = NativeTok(config)
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return model.eval()

@@ -1,0 +1,381 @@
+"""Hierarchical Native Training (section 3.3): `python -m nativetok.train CONFIG --data FOLDER --out RUN`.
+
+Stage 1 trains everything, first as an autoencoder, then with the codebook. Each later stage freezes the encoder, the
+codebook and the experts so far, starts its experts as copies of the last one and trains only them and the decoder.
+A joint fine-tune of everything may follow. The same command resumes a stopped run exactly where its checkpoint is.
+"""
+
+import argparse
+import contextlib
+import copy
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from nativetok.config import RunConfig
+from nativetok.data import find_split, load_images
+from nativetok.model import NativeTok, load_weights, patches, save_weights, to_pixels
+from nativetok.muon import Muon
+
+LOG_COLUMNS = ["phase", "step", "images", "seconds", "images_per_second", "loss", "psnr", "val_psnr", "codebook_use"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one set of trainable parameters."""
+
+    name: str
+    stage: int
+    images: int
+    autoencoder_images: int
+    joint: bool
+
+
+class Trainer:
+    """One run: the model, its optimisers and its place in the schedule."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        images: NDArray[np.uint8],
+        validation: NDArray[np.uint8],
+        out: Path,
+        start: NativeTok | None = None,
+    ) -> None:
+        """Prepare a run on training and validation images, uint8 [N, H, W, 3], in the folder `out`.
+
+        `start`, a trained model of the same configuration, is continued instead of a new one: its experts are not grown
+        again and its codebook is kept.
+        """
+        self.started_from_weights = start is not None
+        self.config, self.images, self.out = config, torch.from_numpy(images), out
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(config.train.seed)
+        self.validation = torch.from_numpy(validation[: config.train.validation_images]).to(self.device)
+        self.model = NativeTok(config.model).to(self.device)
+        if start:
+            self.model.load_state_dict(start.state_dict())
+        else:
+            initialise_from_pca(self.model, self.images)
+        self.phases = [
+            Phase(f"stage-{i + 1}", i, stage.images, stage.autoencoder_images, False)
+            for i, stage in enumerate(config.train.stages)
+        ]
+        if config.train.joint_images:
+            self.phases.append(Phase("joint", len(self.phases) - 1, config.train.joint_images, 0, True))
+        self.phase = 0
+        self.seen = 0  # images in this phase
+        self.total = 0  # images in the run
+        self.step = 0
+        self.seconds = 0.0
+        self._order_epoch = -1
+        self._order = torch.empty(0, dtype=torch.long)
+        self._begin_phase()
+
+    # -- the schedule
+
+    def run(self) -> None:
+        """Train to the end of the schedule; write checkpoints, `log.csv`, and `weights.safetensors` at the end."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        while self.phase < len(self.phases):
+            self._run_phase(self.phases[self.phase])
+            self.model.load_state_dict(self.ema.state_dict())  # what is frozen from here on is what will be released
+            self._save(f"{self.phases[self.phase].name}.pt")
+            self.phase += 1
+            if self.phase < len(self.phases):
+                self.seen = 0
+                self._begin_phase()
+            self._save("checkpoint.pt")
+        save_weights(self.model, self.out / "weights.safetensors")
+
+    def _begin_phase(self) -> None:
+        phase = self.phases[self.phase]
+        self._grow(phase)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.ema_steps = 0
+        self._build_optimisers()
+
+    def _grow(self, phase: Phase) -> None:
+        """Start the stage's experts from the last one before them and freeze what the stage must not change."""
+        stages = self.model.mocet.experts
+        first = phase.stage == 0 or phase.joint
+        if not first and not self.started_from_weights:
+            stages[phase.stage].grow_from(stages[phase.stage - 1])
+        self.model.requires_grad_(first)
+        stages[phase.stage].requires_grad_(True)
+        self.model.decoder.requires_grad_(True)
+
+    def _build_optimisers(self) -> None:
+        """Muon for the matrices inside transformers, AdamW for embeddings, outputs, norms and biases."""
+        train = self.config.train
+        muon: list[Tensor] = []
+        adam: list[Tensor] = []
+        for name, p in self.model.named_parameters():
+            if p.requires_grad:
+                inside = ("blocks" in name and p.ndim == 2) or ("weights" in name and p.ndim == 3)
+                (muon if inside else adam).append(p)
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon(muon, lr=train.muon_rate, weight_decay=train.weight_decay),
+            torch.optim.AdamW(adam, lr=train.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self.rates = [train.muon_rate, train.adam_rate]
+
+    def _set_rates(self, phase: Phase) -> None:
+        """Warm up, hold, then fall linearly to nothing over the last half of the phase."""
+        warmup = min(1.0, (self.ema_steps + 1) / self.config.train.warmup_steps)
+        fall = min(1.0, 2 * (1 - self.seen / phase.images))
+        for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * warmup * fall
+
+    def _run_phase(self, phase: Phase) -> None:
+        train = self.config.train
+        bar = tqdm(
+            total=phase.images, initial=self.seen, desc=phase.name, unit=" images", smoothing=0.05, dynamic_ncols=True
+        )
+        started, losses, psnrs, images = time.perf_counter(), [], [], 0
+        while self.seen < phase.images:
+            quantised = self.seen >= phase.autoencoder_images
+            if phase.stage == 0 and quantised and self.seen - train.batch_size < phase.autoencoder_images:
+                self._start_codebook()
+            self._set_rates(phase)
+            loss, psnr = self._train_step(phase, quantised)
+            losses.append(loss)
+            psnrs.append(psnr)
+            self.seen += train.batch_size
+            self.total += train.batch_size
+            self.step += 1
+            images += train.batch_size
+            bar.update(train.batch_size)
+            bar.set_postfix(
+                loss=f"{loss:.2f}", psnr=f"{psnr:.2f}", codes=f"{self._codes_in_use():.0%}" if quantised else "off"
+            )
+            if self.step % train.validate_every == 0 or self.seen >= phase.images:
+                elapsed = time.perf_counter() - started
+                self.seconds += elapsed
+                val_psnr, use = self.validate(phase.stage, quantised)
+                self._log(phase, elapsed, images, losses, psnrs, val_psnr, use)
+                bar.write(f"{phase.name} {self.total} images: val PSNR {val_psnr} dB, codebook use {use:.0%}")
+                self._save("checkpoint.pt")
+                started, losses, psnrs, images = time.perf_counter(), [], [], 0
+        bar.close()
+
+    # -- one step
+
+    def _train_step(self, phase: Phase, quantised: bool) -> tuple[float, float]:
+        train, model = self.config.train, self.model
+        pixels = to_pixels(self._batch())
+        # an expert sees emitted codes, never gradients of others: so the loop emits, and one parallel pass learns
+        stages = range(phase.stage + 1) if phase.joint else [phase.stage]
+        first, end = model.mocet.experts[stages[0]].start, self.config.model.stages[phase.stage]
+        with self._autocast():
+            with contextlib.nullcontext() if phase.stage == 0 or phase.joint else torch.no_grad():
+                latents = model.encoder(pixels)
+            with torch.no_grad():
+                codes, ids = model.mocet.generate(
+                    latents.float(), model.quantiser if quantised else None, end, train.code_noise
+                )
+            said = torch.cat([model.mocet.predict(latents, codes, s) for s in stages], dim=1)
+            straight_through = torch.cat([codes[:, :first], said + (codes[:, first:] - said).detach()], dim=1)
+            drawn = model.decoder(straight_through, self._dropped_tail(len(pixels), end)).float()
+        decibels = -10 * torch.log10(((drawn - pixels) / 2).square().mean(dim=(1, 2, 3)) + 1e-6)
+        # the negative PSNR of each image (NAFNet, arXiv 2204.04676): what is reported is what is trained
+        loss = -decibels.mean()
+        if quantised:
+            loss = loss + train.commitment * (said - codes[:, first:]).square().sum(-1).mean()
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in self.optimisers:
+            optimiser.step()
+        if quantised and (phase.stage == 0 or phase.joint):
+            model.quantiser.follow(said.detach().flatten(0, 1), ids[:, first:].flatten())
+        self._update_ema()
+        return loss.item(), decibels.mean().item()
+
+    def _batch(self) -> Tensor:
+        """The next images uint8 [B, H, W, 3] of an endless shuffled walk over the data, half of them mirrored."""
+        size, count = self.config.train.batch_size, len(self.images)
+        picks = []
+        for position in range(self.total, self.total + size):
+            epoch, place = divmod(position, count)
+            if self._order_epoch != epoch:
+                generator = torch.Generator().manual_seed(self.config.train.seed * 1000 + epoch)
+                self._order, self._order_epoch = torch.randperm(count, generator=generator), epoch
+            picks.append(self._order[place])
+        batch = self.images[torch.stack(picks)].to(self.device)
+        mirrored = torch.rand(size, device=self.device) < 0.5
+        return torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
+
+    def _dropped_tail(self, batch: int, length: int) -> Tensor:
+        """Which tokens are absent, bool [B, length]: a random tail for a share of the batch."""
+        keep = torch.randint(1, length + 1, (batch,), device=self.device)
+        keep[torch.rand(batch, device=self.device) >= self.config.train.tail_drop] = length
+        return torch.arange(length, device=self.device) >= keep[:, None]
+
+    def _autocast(self) -> Any:
+        precision = self.config.train.precision
+        fast = self.device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        enabled = precision == "bfloat16" or (precision == "auto" and fast)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        self.ema_steps += 1
+        decay = min(self.config.train.ema_decay, (1 + self.ema_steps) / (10 + self.ema_steps))
+        for mean, value in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            if value.requires_grad:
+                mean.lerp_(value, 1 - decay)
+        self.ema.quantiser.codebook.copy_(
+            F.normalize(self.ema.quantiser.codebook.lerp(self.model.quantiser.codebook, 1 - decay), dim=-1)
+        )
+        self.ema.quantiser.counts.copy_(self.model.quantiser.counts)
+
+    @torch.no_grad()
+    def _start_codebook(self) -> None:
+        """Set the codebook from the codes that the autoencoder emits."""
+        if self.started_from_weights:
+            return
+        length, codes = self.config.model.stages[0], []
+        for batch in self.images[torch.randperm(len(self.images))[:2048]].split(256):
+            latents = self.model.encoder(to_pixels(batch.to(self.device)))
+            codes.append(self.model.mocet.generate(latents, None, length)[0].flatten(0, 1))
+        self.model.quantiser.initialise(torch.cat(codes))
+        self.ema.quantiser.load_state_dict(self.model.quantiser.state_dict())
+
+    # -- what is seen from outside
+
+    def _codes_in_use(self) -> float:
+        counts = self.model.quantiser.counts
+        return (counts > 0.1 * counts.mean()).float().mean().item()
+
+    @torch.no_grad()
+    def validate(self, stage: int, quantised: bool) -> tuple[dict[int, float], float]:
+        """PSNR of the averaged weights on the validation images at each stage length so far, and their codebook use."""
+        lengths = self.config.model.stages[: stage + 1]
+        psnr: dict[int, list[Tensor]] = {length: [] for length in lengths}
+        used = torch.zeros(self.config.model.codebook_size, dtype=torch.bool, device=self.device)
+        for batch in self.validation.split(64):
+            pixels = to_pixels(batch)
+            codes, ids = self.ema.mocet.generate(
+                self.ema.encoder(pixels), self.ema.quantiser if quantised else None, lengths[-1]
+            )
+            used[ids.flatten()] = True
+            for length in lengths:
+                absent = (torch.arange(lengths[-1], device=self.device) >= length).expand(len(batch), -1)
+                drawn = self.ema.decoder(codes, absent).clamp(-1, 1)
+                psnr[length].append(-10 * torch.log10(((drawn - pixels) / 2).square().mean(dim=(1, 2, 3)) + 1e-6))
+        return {n: round(torch.cat(p).mean().item(), 3) for n, p in psnr.items()}, used.float().mean().item()
+
+    def _log(
+        self,
+        phase: Phase,
+        elapsed: float,
+        images: int,
+        losses: list[float],
+        psnrs: list[float],
+        val_psnr: dict[int, float],
+        use: float,
+    ) -> None:
+        row = [phase.name, self.step, self.total, f"{self.seconds:.1f}", f"{images / elapsed:.1f}"]
+        row += [f"{np.mean(losses):.4f}", f"{np.mean(psnrs):.3f}"]
+        row += [" ".join(f"{length}:{psnr:.3f}" for length, psnr in val_psnr.items()), f"{use:.4f}"]
+        path = self.out / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(LOG_COLUMNS)
+            writer.writerow(row)
+
+    # -- checkpoints
+
+    def _save(self, name: str) -> None:
+        state = {key: getattr(self, key) for key in ("phase", "seen", "total", "step", "seconds", "ema_steps")}
+        state |= {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "rng": torch.get_rng_state()}
+        state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        partial = self.out / f"{name}.partial"
+        torch.save(state, partial)
+        partial.replace(self.out / name)
+
+    def resume(self, path: Path) -> None:
+        """Continue exactly where a checkpoint was written."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        for key in ("phase", "seen", "total", "step", "seconds"):
+            setattr(self, key, state[key])
+        if self.phase < len(self.phases):
+            self._begin_phase()
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.ema_steps = state["ema_steps"]
+        torch.set_rng_state(state["rng"].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+
+
+@torch.no_grad()
+def initialise_from_pca(model: NativeTok, images: Tensor, sample: int = 3000) -> None:
+    """Start the patch embedding and the output layer from the principal components of the training patches.
+
+    Components keep the square root of their standard deviation on the way in, so that coarse ones lead and fine ones
+    are heard, and all of it on the way out, so that a state of unit variance draws a typical patch.
+    """
+    size, device = model.config.patch_size, images.device
+    pick = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:sample]
+    pixels = to_pixels(images[pick])
+    mean, components, deviation = _principal(patches(pixels, size).flatten(0, 1), model.config.encoder_width)
+    weight = components / deviation[:, None].sqrt()
+    weight /= deviation.mean().sqrt()
+    model.encoder.patch_embedding.weight.zero_()[: len(weight)] = weight.to(device)
+    model.encoder.patch_embedding.bias.copy_(-(model.encoder.patch_embedding.weight @ mean.to(device)))
+    wide = F.unfold(F.pad(pixels, [size // 2] * 4, mode="reflect"), kernel_size=2 * size, stride=size)
+    mean, components, deviation = _principal(wide.transpose(1, 2).flatten(0, 1)[::4], model.config.decoder_width)
+    model.decoder.output.weight.zero_()[:, : len(components)] = (components * deviation[:, None]).T.to(device)
+    model.decoder.output.bias.copy_(mean)
+
+
+def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Principal components of rows [M, P]: their mean [P], the first components [count, P], deviations along them."""
+    mean = rows.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov((rows - mean).T))
+    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
+    return mean, vectors.T, values.clamp_min(1e-6).sqrt()
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="YAML file of the model and the run, as in training/configs")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of images or of tar shards (train-*.tar, val-*.tar)"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the run's folder: checkpoints, log.csv, weights.safetensors"
+    )
+    parser.add_argument("--from-weights", type=Path, help="start from released weights instead of from nothing")
+    args = parser.parse_args()
+    config = RunConfig.load(args.config)
+    size = config.model.image_size
+    images = load_images(find_split(args.data, "train"), size)
+    validation = load_images(find_split(args.data, "val"), size)
+    start = load_weights(args.from_weights) if args.from_weights else None
+    trainer = Trainer(config, images, validation, args.out, start)
+    if (checkpoint := args.out / "checkpoint.pt").exists():
+        trainer.resume(checkpoint)
+    trainer.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""The bundle does what PyTorch does, for both kinds of experts."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nativetok.config import ModelConfig, RunConfig
+from nativetok.data import load_images
+from nativetok.export import Bundle, ParityError, check_bundle, export_bundle
+from nativetok.model import NativeTok, load_weights, save_weights
+
+ROOT = Path(__file__).parents[2]
+SMOKE = RunConfig.load(ROOT / "training/configs/smoke.yaml").model
+
+
+@pytest.fixture(scope="module")
+def photos() -> np.ndarray:
+    return load_images([ROOT / "test/fixtures/photos"], SMOKE.image_size)
+
+
+def released(config: ModelConfig, folder: Path) -> NativeTok:
+    torch.manual_seed(1)
+    model = NativeTok(config)
+    for parameter in model.parameters():  # weights that start at zero would hide their part of the graphs
+        torch.nn.init.normal_(parameter, std=0.3) if not parameter.any() else None
+    save_weights(model, folder / "weights.safetensors")
+    return load_weights(folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["cross", "self"])
+def test_bundle_equals_pytorch(kind: str, photos: np.ndarray, tmp_path: Path) -> None:
+    model = released(replace(SMOKE, expert_kind=kind), tmp_path)  # type: ignore[arg-type]
+    export_bundle(model, tmp_path / "tiny", "# Card\n", {"data": "fixtures"}, {})
+    figures = check_bundle(model, tmp_path / "tiny", photos)
+    assert figures["tokens_equal"] >= 0.999
+    manifest = json.loads((tmp_path / "tiny/manifest.json").read_text())
+    assert manifest["name"] == "tiny"
+    assert manifest["tokens"] == {"length": 12, "stages": [4, 8, 12]}
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((tmp_path / "tiny" / name).read_bytes()).hexdigest() == digest
+
+
+def test_check_refuses_a_bundle_of_other_weights(photos: np.ndarray, tmp_path: Path) -> None:
+    model = released(SMOKE, tmp_path)
+    export_bundle(model, tmp_path / "tiny", "# Card\n", {}, {})
+    with torch.no_grad():
+        model.encoder.dimension_switcher.weight.mul_(1.5)
+    with pytest.raises(ParityError):
+        check_bundle(model, tmp_path / "tiny", photos[:8])
+
+
+def test_shipped_bundle_is_the_released_weights() -> None:
+    model = load_weights(ROOT / "training/weights/nativetok-128.safetensors")
+    photos = load_images([ROOT / "test/fixtures/photos"], model.config.image_size)
+    check_bundle(model, ROOT / "models/nativetok-128", photos)
+
+
+def test_shipped_bundle_draws_what_it_was_shown() -> None:
+    bundle = Bundle(ROOT / "models/nativetok-128")
+    photos = load_images([ROOT / "test/fixtures/photos"], 128)
+    tokens = bundle.encode(photos)
+    errors = [np.square(bundle.decode(tokens[:, :n]).astype(float) - photos).mean() for n in (32, 64, 128)]
+    blank = np.square(photos - photos.mean(axis=(1, 2), keepdims=True)).mean()
+    assert errors[0] < 0.5 * blank
+    assert errors[2] < errors[1] < errors[0]

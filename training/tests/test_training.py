@@ -1,0 +1,124 @@
+"""A smoke run of a tiny model through all three stages, on the fixture photos."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nativetok.config import RunConfig, StageConfig
+from nativetok.data import load_images
+from nativetok.model import NativeTok, load_weights
+from nativetok.train import Trainer
+
+ROOT = Path(__file__).parents[2]
+CONFIG = RunConfig.load(ROOT / "training/configs/smoke.yaml")
+
+
+@pytest.fixture(scope="session")
+def photos() -> np.ndarray:
+    return load_images([ROOT / "test/fixtures/photos"], CONFIG.model.image_size)
+
+
+@pytest.fixture(scope="session")
+def run(photos: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run")
+    Trainer(CONFIG, photos, photos, out).run()
+    return out
+
+
+def model_after(run: Path, phase: str) -> NativeTok:
+    model = NativeTok(CONFIG.model)
+    model.load_state_dict(torch.load(run / f"{phase}.pt", weights_only=True)["model"])
+    return model.eval()
+
+
+def test_loss_falls_and_log_can_be_plotted(run: Path) -> None:
+    with (run / "log.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "stage-1"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 1
+    assert float(rows[-1]["val_psnr"].split(":")[1]) > float(rows[0]["val_psnr"].split(":")[1])
+
+
+def test_later_stages_leave_earlier_tokens_alone(run: Path, photos: np.ndarray) -> None:
+    images = torch.from_numpy(photos)
+    first, second, third = (model_after(run, f"stage-{n}") for n in (1, 2, 3))
+    four, eight = first.encode(images, 4), second.encode(images, 8)
+    assert torch.equal(second.encode(images, 4), four)
+    assert torch.equal(third.encode(images, 8), eight)
+    assert torch.equal(eight[:, :4], four)
+    assert len(four.unique()) > 4
+    assert not torch.equal(third.decoder.output.weight, first.decoder.output.weight)
+
+
+def test_shorter_encoding_is_the_prefix_of_a_longer_one(run: Path, photos: np.ndarray) -> None:
+    model, images = load_weights(run / "weights.safetensors"), torch.from_numpy(photos[:8])
+    whole = model.encode(images)
+    for length in range(1, model.config.length + 1):
+        assert torch.equal(model.encode(images, length), whole[:, :length])
+
+
+def test_every_prefix_decodes(run: Path, photos: np.ndarray) -> None:
+    model, images = load_weights(run / "weights.safetensors"), torch.from_numpy(photos[:8])
+    tokens = model.encode(images)
+    for length in (1, 5, 12):
+        drawn = model.decode(tokens[:, :length])
+        assert drawn.shape == images.shape
+        assert drawn.dtype == torch.uint8
+        # an absent token is the id behind the codebook's last
+        padded = torch.nn.functional.pad(tokens[:, :length], (0, 12 - length), value=model.config.codebook_size)
+        assert torch.equal(model.decode(padded), drawn)
+
+
+def test_training_sees_what_the_causal_loop_emits(run: Path, photos: np.ndarray) -> None:
+    """Teacher forcing on emitted codes gives, for all positions at once, what the loop gave one by one."""
+    model, images = load_weights(run / "weights.safetensors"), torch.from_numpy(photos[:4])
+    with torch.no_grad():
+        latents = model.encoder((images.permute(0, 3, 1, 2).float()) / 127.5 - 1)
+        codes, ids = model.mocet.generate(latents, model.quantiser, model.config.length)
+        said = torch.cat([model.mocet.predict(latents, codes, stage) for stage in range(3)], dim=1)
+    assert torch.equal(model.quantiser(said), ids)
+
+
+@pytest.mark.parametrize("kind", ["cross", "self"])
+def test_resumed_run_is_the_same_run(photos: np.ndarray, tmp_path: Path, kind: str) -> None:
+    train = replace(
+        CONFIG.train,
+        stages=(StageConfig(96, 32), StageConfig(48), StageConfig(48)),
+        joint_images=48,
+        validate_every=2,
+    )
+    config = RunConfig(replace(CONFIG.model, expert_kind=kind), train)  # type: ignore[arg-type]
+    Trainer(config, photos, photos, tmp_path / "whole").run()
+
+    stopped = Trainer(config, photos, photos, tmp_path / "stopped")
+    validate, calls = stopped.validate, 0
+
+    def stop_at_fourth(stage: int, quantised: bool) -> tuple[dict[int, float], float]:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return validate(stage, quantised)
+
+    stopped.validate = stop_at_fourth  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    resumed = Trainer(config, photos, photos, tmp_path / "stopped")
+    resumed.resume(tmp_path / "stopped/checkpoint.pt")
+    assert resumed.step == 6
+    resumed.run()
+    whole, again = (load_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "stopped"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_released_weights_can_be_trained_on(run: Path, photos: np.ndarray, tmp_path: Path) -> None:
+    released = load_weights(run / "weights.safetensors")
+    train = replace(CONFIG.train, stages=(StageConfig(16), StageConfig(16), StageConfig(16)))
+    trainer = Trainer(replace(CONFIG, train=train), photos, photos, tmp_path, released)
+    before = trainer.validate(2, quantised=True)[0][12]
+    trainer.run()
+    assert trainer.validate(2, quantised=True)[0][12] > before - 1
