@@ -7,6 +7,7 @@ import type {
 } from 'fastify'
 import type { Reservation } from './inference/index.ts'
 import { ClientGone, Problem } from './problem.ts'
+import { isOfType } from './routes/shared.ts'
 import type { Services } from './services.ts'
 
 declare module 'fastify' {
@@ -181,7 +182,8 @@ export function admissionHooks(services: Services): AdmissionHooks {
       })
     },
     async preParsing(request, _reply, payload) {
-      return new CountedBody(payload, request.admission)
+      // The multipart plugin reads the connection itself; `readParts` counts what it hears.
+      return isOfType(request, 'multipart/form-data') ? payload : new CountedBody(payload, request.admission)
     },
     async onSend(request, reply) {
       const timings = Object.entries({ ...request.admission?.timings, total: reply.elapsedTime })

@@ -60,7 +60,7 @@ export async function buildApp(options: {
     log.info({ method, url, status: reply.statusCode, milliseconds: Math.round(milliseconds), images }, 'answered')
   })
   addErrorHandling(http, services)
-  addBodyParsers(http)
+  await addBodyParsers(http)
   http.setValidatorCompiler(validatorCompiler(contract))
   http.setSchemaErrorFormatter(describeSchemaErrors)
   // The contract's schemas check answers in the tests; here they would only coerce them in silence.

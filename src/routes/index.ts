@@ -1,6 +1,7 @@
 import type { RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import { requireKey, requireMediaType } from '../access.ts'
 import { admissionHooks } from '../admission.ts'
+import { readParts } from '../bodies.ts'
 import { type OperationId, rulesOf } from '../contract.ts'
 import type { Services } from '../services.ts'
 import { codebook } from './codebook.ts'
@@ -27,7 +28,7 @@ export function routes(services: Services): Record<Exclude<OperationId, 'docs'>,
   }
 
   return {
-    encode: working('encode', encode(services)),
+    encode: { ...working('encode', encode(services)), preValidation: readParts },
     decode: working('decode', decode(services)),
     info: guarded('info', info(services)),
     codebook: guarded('codebook', codebook(services)),

@@ -80,8 +80,8 @@ class _StageGraph:
             q = self._heads(f"{layer}_q", [0, 2, 1, 3])  # [n, H, D, d/H]
             k = self._heads(f"{layer}_k", [0, 2, 3, 1])  # [n, H, d/H, D]
             scale = self.weight(np.array((d // h) ** -0.5))
-            q_k = self.node("Mul", self.node("MatMul", q, k), scale)  # [n, H, D, D]
-            q_k = self.split(self.node("Transpose", q_k, perm=[0, 2, 1, 3]), d, h * d)
+            absorbed = self.node("Mul", self.node("MatMul", q, k), scale)  # [n, H, D, D]
+            q_k = self.split(self.node("Transpose", absorbed, perm=[0, 2, 1, 3]), d, h * d)
             v = self._heads(f"{layer}_v", [0, 2, 1, 3])
             out = self.node("Reshape", self.stack(f"{layer}_out"), self.shape(n, h, d // h, d))
             layers.append((q_k, self.split(self.node("MatMul", v, out), h * d, d), self._mlp(layer)))
