@@ -88,7 +88,6 @@ class TrainConfig:
     code_noise: float = 0.1
     """Standard deviation, per dimension of a code of length 1, of the noise that stands in for quantisation before the
     codebook is switched on."""
-    commitment: float = 1.0
     tail_drop: float = 0.5
     """The share of a batch that loses a random tail of its tokens."""
     ema_decay: float = 0.995

@@ -154,8 +154,12 @@ class _StageGraph:
         return apply
 
     def _code(self) -> ExpertGraph:
-        norms, weights = self.rows("norm"), self.split(self.stack("code"), self.d, self.config.code_width)
-        return lambda i, x: self.node("MatMul", self.norm(x, norms[i]), weights[i])
+        width = self.config.code_width
+        deviation = self.weight(self.experts.code_deviation.numpy()[:, None])
+        weights = self.split(self.node("Div", self.stack("code"), deviation), self.d, width)
+        mean = self.node("Div", self.weight(self.experts.code_mean.numpy()[:, None]), deviation)
+        norms, means = self.rows("norm"), self.split(mean, 1, width)
+        return lambda i, x: self.node("Sub", self.node("MatMul", self.norm(x, norms[i]), weights[i]), means[i])
 
     # -- nodes and weights
 

@@ -93,12 +93,12 @@ class Attention(nn.Module):
         with torch.no_grad():
             self.qkv.weight[width : 2 * width] = self.qkv.weight[:width]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend among the items of each sequence, [B, T, width] to the same."""
+    def forward(self, x: Tensor, asking: int) -> Tensor:
+        """Let the first `asking` items of each sequence [B, T, width] attend to all of it: [B, asking, width]."""
         b, t, width = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, width))
+        scores = (q[:, :, :asking] * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, asking, width))
 
 
 class Block(nn.Module):
@@ -112,9 +112,10 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         nn.init.zeros_(self.mlp.get_parameter("2.weight"))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, T, width] to the same."""
-        x = x + self.attention(self.attention_norm(x))
+    def forward(self, x: Tensor, asking: int | None = None) -> Tensor:
+        """Map [B, T, width] to the same, or to its first `asking` items where nobody reads the others."""
+        asking = asking or x.shape[1]
+        x = x[:, :asking] + self.attention(self.attention_norm(x), asking)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -202,6 +203,24 @@ class MoCET(nn.Module):
                 memory[:, before] = stage.embed(self.token_embedding, code[:, None], i)[:, 0]
         return codes, ids
 
+    @torch.no_grad()
+    def calibrate(
+        self, latents: Tensor, quantiser: "Quantiser | None", first: int, end: int, spread: bool = False
+    ) -> None:
+        """Measure what codes of positions first..end-1 are normalised by, on latents of many images [B, N, D].
+
+        `spread` first points the codes at what varies most among the images; see `Experts.calibrate`.
+        """
+        memory = latents
+        for stage in self.experts:
+            for i in range(stage.start, min(stage.end, end)):
+                if i >= first:
+                    stage.calibrate(i, memory, spread)
+                code = stage.expert(i)(memory)
+                if quantiser is not None:
+                    code = quantiser.lookup(quantiser(code))
+                memory = torch.cat([memory, stage.embed(self.token_embedding, code[:, None], i)], dim=1)
+
     def predict(self, latents: Tensor, codes: Tensor, stage: int) -> Tensor:
         """What the experts of a stage say, all at once: codes of the whole prefix [B, end, C] to codes [B, n, C].
 
@@ -218,6 +237,9 @@ class MoCET(nn.Module):
 
 class Experts(nn.Module):
     """The experts of positions start..end-1; every weight is stacked along its first dimension, one slice an expert."""
+
+    code_mean: Tensor
+    code_deviation: Tensor
 
     def __init__(self, config: ModelConfig, start: int, end: int) -> None:
         super().__init__()
@@ -241,8 +263,13 @@ class Experts(nn.Module):
                 f"{layer}_mlp_in_bias": torch.zeros(n, mlp),
                 f"{layer}_mlp_out": torch.zeros(n, mlp, d),
             }
-        weights |= {"norm": torch.ones(n, d), "code": _stack(n, d, config.code_width)}
+        weights |= {
+            "norm": torch.ones(n, d),
+            "code": _stack(n, d, config.code_width),
+        }
         self.weights = nn.ParameterDict(weights)
+        self.register_buffer("code_mean", torch.zeros(n, config.code_width))
+        self.register_buffer("code_deviation", torch.ones(n, config.code_width))
 
     def embed(self, embedding: nn.Linear, codes: Tensor, first: int) -> Tensor:
         """Codes [B, k, C] of positions first.. as memory [B, k, D]."""
@@ -256,13 +283,37 @@ class Experts(nn.Module):
         visible = (
             torch.arange(memory.shape[1], device=memory.device) < t + torch.arange(n, device=memory.device)[:, None]
         )
-        return self._run(self.query, dict(self.weights), memory, visible)
+        weights = self._all_weights()
+        return self._code(self._state(self.query, weights, memory, visible), weights).transpose(0, 1)
 
     def expert(self, i: int) -> Callable[[Tensor], Tensor]:
         """Return position i's expert alone: a function from what it sees [B, N + i, D] to its code [B, C]."""
+        query, weights = self._slice(i)
+        return lambda memory: self._code(self._state(query, weights, memory, None), weights)[0]
+
+    @torch.no_grad()
+    def calibrate(self, i: int, memory: Tensor, spread: bool) -> None:
+        """Measure the mean and deviation that position i's code is normalised by, from memory [B, N + i, D].
+
+        The memory is of many images. With `spread`, the head is first set to the principal components of the state: a
+        data-dependent initialisation (arXiv 1511.06856) that lets each token say something from the start.
+        """
+        query, weights = self._slice(i)
+        state = _norm(self._state(query, weights, memory, None), weights["norm"])[0]
+        if spread:
+            directions = torch.linalg.svd(state - state.mean(0), full_matrices=False).Vh
+            weights["code"][0] = directions[: self.config.code_width].T
+        code = state @ weights["code"][0]
+        weights["code_mean"][0] = code.mean(0)
+        weights["code_deviation"][0] = code.std(0) + 1e-4
+
+    def _slice(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Position i's query [1, D] and its slice of every weight."""
         s = slice(i - self.start, i - self.start + 1)
-        weights = {name: weight[s] for name, weight in self.weights.items()}
-        return lambda memory: self._run(self.query[s], weights, memory, None)[:, 0]
+        return self.query[s], {name: weight[s] for name, weight in self._all_weights().items()}
+
+    def _all_weights(self) -> dict[str, Tensor]:
+        return {**self.weights, "code_mean": self.code_mean, "code_deviation": self.code_deviation}
 
     def grow_from(self, previous: "Experts") -> None:
         """Start every expert as a copy of the previous stage's last one (Hierarchical Native Training, section 3.3).
@@ -273,7 +324,8 @@ class Experts(nn.Module):
             for mine, theirs in zip(self.weights.values(), previous.weights.values(), strict=True):
                 mine.copy_(theirs[-1:].expand_as(mine))
 
-    def _run(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+    def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+        """The state [n, B, D] that queries [n, D] come to; `visible` [n, T]: what each sees of memory [B, T, D]."""
         raise NotImplementedError
 
     def _mlp(self, x: Tensor, w: dict[str, Tensor], layer: int) -> Tensor:
@@ -283,8 +335,17 @@ class Experts(nn.Module):
         return x + h @ w[f"{layer}_mlp_out"]
 
     def _code(self, x: Tensor, w: dict[str, Tensor]) -> Tensor:
-        """Read the query's state [n, B, D] out as codes of length 1 [B, n, C]."""
-        return F.normalize((_norm(x, w["norm"]) @ w["code"]).float(), dim=-1).transpose(0, 1)
+        """Read the query's state [n, B, D] out as codes of length 1 [n, B, C].
+
+        Most of the state is the query, the same for all images. Batch normalisation takes that out: without it codes
+        drift together until a position says the same of every image (Lancucki et al., arXiv 2005.08520).
+        """
+        code = (_norm(x, w["norm"]) @ w["code"]).float()
+        if self.training:
+            mean, deviation = code.mean(1, keepdim=True), code.std(1, keepdim=True) + 1e-4
+        else:
+            mean, deviation = w["code_mean"][:, None], w["code_deviation"][:, None]
+        return F.normalize((code - mean) / deviation, dim=-1)
 
 
 class CrossExperts(Experts):
@@ -294,7 +355,7 @@ class CrossExperts(Experts):
     the attended mixture: W_v (sum a m) = sum a (W_v m). So memory is read as it is and never projected.
     """
 
-    def _run(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+    def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
         b, _, d = memory.shape
         n, heads = query.shape[0], self.config.expert_heads
         x = query[:, None].expand(n, b, d)
@@ -310,13 +371,13 @@ class CrossExperts(Experts):
             value = w[f"{layer}_v"].view(n, d, heads, d // heads).transpose(1, 2).reshape(n * heads, d, d // heads)
             x = x + (mixture @ value).view(n, heads, b, -1).transpose(1, 2).reshape(n, b, d) @ w[f"{layer}_out"]
             x = self._mlp(x, w, layer)
-        return self._code(x, w)
+        return x
 
 
 class SelfExperts(Experts):
     """The paper's expert: self-attention over [latents; tokens before; position query]; the query's state is read."""
 
-    def _run(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+    def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
         b, t, d = memory.shape
         n, heads = query.shape[0], self.config.expert_heads
         x = torch.cat([memory.expand(n, b, t, d), query[:, None, None].expand(n, b, 1, d)], dim=2).reshape(
@@ -333,7 +394,7 @@ class SelfExperts(Experts):
                 scores = scores.masked_fill(hidden, -math.inf)
             x = x + (scores.softmax(-1) @ v).transpose(2, 3).reshape(n, b * (t + 1), d) @ w[f"{layer}_out"]
             x = self._mlp(x, w, layer)
-        return self._code(x.view(n, b, t + 1, d)[:, :, -1], w)
+        return x.view(n, b, t + 1, d)[:, :, -1]
 
 
 def _stack(n: int, rows: int, columns: int) -> Tensor:
@@ -439,7 +500,7 @@ class Decoder(nn.Module):
         tokens = torch.bmm(codes.transpose(0, 1), self.token_embedding[:k]).transpose(0, 1)
         tokens = torch.where(absent[..., None], self.absent, tokens) + self.token_position[:k]
         x = torch.cat([(self.positions + self.mask).expand(b, -1, -1), tokens], dim=1)
-        x = self.blocks(x)[:, : self.grid**2]
+        x = self.blocks[-1](self.blocks[:-1](x), asking=self.grid**2)
         return self._blend(self.output(self.norm(x)) * self.window) / self.coverage
 
     def _blend(self, drawn: Tensor) -> Tensor:

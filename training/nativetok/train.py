@@ -9,8 +9,9 @@ import argparse
 import contextlib
 import copy
 import csv
+import dataclasses
+import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from nativetok.muon import Muon
 LOG_COLUMNS = ["phase", "step", "images", "seconds", "images_per_second", "loss", "psnr", "val_psnr", "codebook_use"]
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """A stretch of training with one set of trainable parameters."""
 
@@ -64,8 +65,6 @@ class Trainer:
         self.model = NativeTok(config.model).to(self.device)
         if start:
             self.model.load_state_dict(start.state_dict())
-        else:
-            initialise_from_pca(self.model, self.images)
         self.phases = [
             Phase(f"stage-{i + 1}", i, stage.images, stage.autoencoder_images, False)
             for i, stage in enumerate(config.train.stages)
@@ -79,13 +78,18 @@ class Trainer:
         self.seconds = 0.0
         self._order_epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
-        self._begin_phase()
+        self.optimisers: list[torch.optim.Optimizer] = []
 
     # -- the schedule
 
     def run(self) -> None:
-        """Train to the end of the schedule; write checkpoints, `log.csv`, and `weights.safetensors` at the end."""
+        """Train to the end of the schedule; writes checkpoints, `log.csv`, `weights.safetensors`, `training.json`."""
         self.out.mkdir(parents=True, exist_ok=True)
+        if self.total == 0:  # a new run, not a resumed one
+            if not self.started_from_weights:
+                initialise_from_pca(self.model, self.images)
+            self._grow()
+            self._begin_phase()
         while self.phase < len(self.phases):
             self._run_phase(self.phases[self.phase])
             self.model.load_state_dict(self.ema.state_dict())  # what is frozen from here on is what will be released
@@ -93,26 +97,46 @@ class Trainer:
             self.phase += 1
             if self.phase < len(self.phases):
                 self.seen = 0
+                self._grow()
                 self._begin_phase()
             self._save("checkpoint.pt")
         save_weights(self.model, self.out / "weights.safetensors")
+        (self.out / "training.json").write_text(json.dumps(self.summary(), indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any]:
+        """How the run trained, for a bundle's manifest."""
+        return {
+            "images": len(self.images),
+            "images_seen": self.total,
+            "hours": round(self.seconds / 3600, 2),
+            "device": self.device.type,
+            "joint_fine_tune": self.config.train.joint_images > 0,
+            "started_from_weights": self.started_from_weights,
+            "configuration": dataclasses.asdict(self.config),
+        }
+
+    def _grow(self) -> None:
+        """Start the phase's new experts from the last one before them."""
+        phase, mocet = self.phases[self.phase], self.model.mocet
+        if phase.joint or self.started_from_weights:
+            return
+        if phase.stage > 0:
+            mocet.experts[phase.stage].grow_from(mocet.experts[phase.stage - 1])
+        new = mocet.experts[phase.stage]
+        quantiser = self.model.quantiser if phase.stage > 0 else None
+        mocet.calibrate(self._sample_latents(self.model), quantiser, new.start, new.end, spread=True)
 
     def _begin_phase(self) -> None:
+        """Freeze what the phase must not change; start anew what averages and optimises the rest."""
         phase = self.phases[self.phase]
-        self._grow(phase)
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)
+        self.model.requires_grad_(phase.stage == 0 or phase.joint)
+        self.model.mocet.experts[phase.stage].requires_grad_(True)
+        self.model.decoder.requires_grad_(True)
+        for experts in self.model.mocet.experts:  # frozen ones normalise their codes as they will when released
+            experts.train(experts.query.requires_grad)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.ema_steps = 0
         self._build_optimisers()
-
-    def _grow(self, phase: Phase) -> None:
-        """Start the stage's experts from the last one before them and freeze what the stage must not change."""
-        stages = self.model.mocet.experts
-        first = phase.stage == 0 or phase.joint
-        if not first and not self.started_from_weights:
-            stages[phase.stage].grow_from(stages[phase.stage - 1])
-        self.model.requires_grad_(first)
-        stages[phase.stage].requires_grad_(True)
-        self.model.decoder.requires_grad_(True)
 
     def _build_optimisers(self) -> None:
         """Muon for the matrices inside transformers, AdamW for embeddings, outputs, norms and biases."""
@@ -123,7 +147,7 @@ class Trainer:
             if p.requires_grad:
                 inside = ("blocks" in name and p.ndim == 2) or ("weights" in name and p.ndim == 3)
                 (muon if inside else adam).append(p)
-        self.optimisers: list[torch.optim.Optimizer] = [
+        self.optimisers = [
             Muon(muon, lr=train.muon_rate, weight_decay=train.weight_decay),
             torch.optim.AdamW(adam, lr=train.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
         ]
@@ -161,6 +185,7 @@ class Trainer:
             if self.step % train.validate_every == 0 or self.seen >= phase.images:
                 elapsed = time.perf_counter() - started
                 self.seconds += elapsed
+                self._calibrate(phase, quantised)
                 val_psnr, use = self.validate(phase.stage, quantised)
                 self._log(phase, elapsed, images, losses, psnrs, val_psnr, use)
                 bar.write(f"{phase.name} {self.total} images: val PSNR {val_psnr} dB, codebook use {use:.0%}")
@@ -189,8 +214,6 @@ class Trainer:
         decibels = -10 * torch.log10(((drawn - pixels) / 2).square().mean(dim=(1, 2, 3)) + 1e-6)
         # the negative PSNR of each image (NAFNet, arXiv 2204.04676): what is reported is what is trained
         loss = -decibels.mean()
-        if quantised:
-            loss = loss + train.commitment * (said - codes[:, first:]).square().sum(-1).mean()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -244,12 +267,22 @@ class Trainer:
         """Set the codebook from the codes that the autoencoder emits."""
         if self.started_from_weights:
             return
-        length, codes = self.config.model.stages[0], []
-        for batch in self.images[torch.randperm(len(self.images))[:2048]].split(256):
-            latents = self.model.encoder(to_pixels(batch.to(self.device)))
-            codes.append(self.model.mocet.generate(latents, None, length)[0].flatten(0, 1))
-        self.model.quantiser.initialise(torch.cat(codes))
+        codes, _ = self.model.mocet.generate(self._sample_latents(self.model), None, self.config.model.stages[0])
+        self.model.quantiser.initialise(codes.flatten(0, 1))
         self.ema.quantiser.load_state_dict(self.model.quantiser.state_dict())
+
+    @torch.no_grad()
+    def _sample_latents(self, model: NativeTok) -> Tensor:
+        """Latents [1024, N, D] of training images, always the same ones."""
+        pick = torch.randint(len(self.images), (1024,), generator=torch.Generator().manual_seed(0))
+        return torch.cat([model.encoder(to_pixels(batch.to(self.device))) for batch in self.images[pick].split(256)])
+
+    def _calibrate(self, phase: Phase, quantised: bool) -> None:
+        """Measure anew what the averaged weights' codes are normalised by, where they are being trained."""
+        end = self.config.model.stages[phase.stage]
+        first = 0 if phase.joint else self.ema.mocet.experts[phase.stage].start
+        quantiser = self.ema.quantiser if quantised else None
+        self.ema.mocet.calibrate(self._sample_latents(self.ema), quantiser, first, end)
 
     # -- what is seen from outside
 
