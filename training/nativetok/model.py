@@ -337,8 +337,8 @@ class Experts(nn.Module):
     def _code(self, x: Tensor, w: dict[str, Tensor]) -> Tensor:
         """Read the query's state [n, B, D] out as codes of length 1 [n, B, C].
 
-        Most of the state is the query, the same for all images. Batch normalisation (before quantising: Lancucki et al.,
-        arXiv 2005.08520) takes that out; without it most later positions came to say the same of every image.
+        Most of the state is the query, the same for all images. Batch normalisation before quantising
+        (Lancucki et al., arXiv 2005.08520) takes that out; without it most later positions came to say the same of every image.
         """
         code = (_norm(x, w["norm"]) @ w["code"]).float()
         if self.training:
