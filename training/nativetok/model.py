@@ -338,7 +338,7 @@ class Experts(nn.Module):
         """Read the query's state [n, B, D] out as codes of length 1 [n, B, C].
 
         Most of the state is the query, the same for all images. Batch normalisation before quantising
-        (Lancucki et al., arXiv 2005.08520) takes that out; without it most later positions came to say the same of every image.
+        (Lancucki et al., arXiv 2005.08520) takes that out; without it later positions said the same of every image.
         """
         code = (_norm(x, w["norm"]) @ w["code"]).float()
         if self.training:
