@@ -30,6 +30,8 @@ class ModelConfig:
     expert_heads: int = 4
     expert_mlp: int = 192
 
+    token_width: int = 48
+    """What a token says of each patch is a linear map of its code to this many channels a patch."""
     decoder_width: int = 256
     decoder_depth: int = 6
     decoder_heads: int = 4
@@ -47,6 +49,8 @@ class ModelConfig:
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:
                 raise ValueError(f"{part}_width {width} is no multiple of {part}_heads {heads}")
+        if self.token_width > self.decoder_width:
+            raise ValueError(f"token_width {self.token_width} is over decoder_width {self.decoder_width}")
 
     @property
     def length(self) -> int:
@@ -64,33 +68,25 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class StageConfig:
-    """The budget of one stage of Hierarchical Native Training, in images, so that a resumed run is the same run."""
-
-    images: int
-    autoencoder_images: int = 0
-    """How many of them come before the codebook is switched on; for the first stage."""
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """How a run trains."""
 
-    stages: tuple[StageConfig, ...]
-    """One entry a stage of the model."""
+    stage_images: tuple[int, ...]
+    """The budget of each stage of Hierarchical Native Training, in images, so that a resumed run is the same run."""
     joint_images: int = 0
     """Images of the joint fine-tune of every part after the last stage; 0 leaves it out. It changes all tokens."""
     batch_size: int = 32
-    muon_rate: float = 0.02
-    adam_rate: float = 2e-3
+    initialisation_images: int = 8192
+    """How many training images the data-dependent initialisation looks at."""
+    muon_rate: float = 0.003
+    adam_rate: float = 1e-3
+    linear_rate: float = 2e-4
+    """AdamW's rate for maps that start as least-squares solutions."""
     weight_decay: float = 0.01
     warmup_steps: int = 30
-    code_noise: float = 0.1
-    """Standard deviation, per dimension of a code of length 1, of the noise that stands in for quantisation before the
-    codebook is switched on."""
-    tail_drop: float = 0.5
+    tail_drop: float = 0.35
     """The share of a batch that loses a random tail of its tokens."""
-    ema_decay: float = 0.995
+    ema_decay: float = 0.99
     seed: int = 0
     validate_every: int = 200
     """Steps between two validations, which also save a checkpoint."""
@@ -111,11 +107,11 @@ class RunConfig:
         """Read a YAML file. Raises ValueError that names an unknown or missing key."""
         data = yaml.safe_load(path.read_text())
         train = dict(data["train"])
-        train["stages"] = tuple(_build(StageConfig, stage) for stage in train["stages"])
+        train["stage_images"] = tuple(train["stage_images"])
         config = cls(_build(ModelConfig, data["model"]), _build(TrainConfig, train))
-        if len(config.train.stages) != len(config.model.stages):
+        if len(config.train.stage_images) != len(config.model.stages):
             raise ValueError(
-                f"{path}: {len(config.train.stages)} training stages for {len(config.model.stages)} of the model"
+                f"{path}: {len(config.train.stage_images)} training stages for {len(config.model.stages)} of the model"
             )
         return config
 

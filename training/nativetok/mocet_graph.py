@@ -16,6 +16,8 @@ from nativetok.model import CrossExperts, NativeTok
 
 # Appends the nodes of one expert's part: its number in the stage and its input's name to its output's name.
 ExpertGraph = Callable[[int, str], str]
+# The same of a part that also reads the codes before, joined; empty for the very first expert.
+CodeGraph = Callable[[int, str, str], str]
 
 OPSET = 20
 IR_VERSION = 10
@@ -40,40 +42,44 @@ class _StageGraph:
         self.d, self.heads = self.config.expert_width, self.config.expert_heads
         codebook = model.quantiser.codebook.numpy()
         embedding = model.mocet.token_embedding
-        entries = self.weight(codebook)
-        projected = self.node("MatMul", entries, self.weight(embedding.weight.detach().numpy().T))
+        self.entries = self.weight(codebook)
+        projected = self.node("MatMul", self.entries, self.weight(embedding.weight.detach().numpy().T))
         self.embedded_entries = self.node("Add", projected, self.weight(embedding.bias.detach().numpy()))
-        self.codebook_columns = self.node("Transpose", entries, perm=[1, 0])
+        self.codebook_columns = self.node("Transpose", self.entries, perm=[1, 0])
         self.all_positions = [row for s in model.mocet.experts for row in s.position.detach().numpy()]
 
     def build(self) -> onnx.ModelProto:
         d, start, n = self.d, self.experts.start, self.count
         inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, ["B", self.config.latents, d])]
-        memory = "latents"
+        memory, codes = "latents", ""
         if start:
             inputs.append(helper.make_tensor_value_info("prefix", TensorProto.INT32, ["B", start]))
             embedded = self.node("Gather", self.embedded_entries, "prefix", axis=0)
             positions = self.weight(np.stack(self.all_positions[:start]))
             memory = self.node("Concat", memory, self.node("Add", embedded, positions), axis=1)
+            entries = self.node("Gather", self.entries, "prefix", axis=0)
+            codes = self.node("Reshape", entries, self.shape(0, start * self.config.code_width))
         expert = self._cross() if isinstance(self.experts, CrossExperts) else self._self()
         tokens = []
         for i in range(n):
             # the code's length does not matter to the nearest entry, all of which have length 1
-            similarity = self.node("MatMul", expert(i, memory), self.codebook_columns)
+            similarity = self.node("MatMul", expert(i, memory, codes), self.codebook_columns)
             tokens.append(self.node("ArgMax", similarity, axis=-1, keepdims=1))  # [B, 1]
             if i + 1 < n:
                 embedded = self.node("Gather", self.embedded_entries, tokens[-1], axis=0)  # [B, 1, D]
                 embedded = self.node("Add", embedded, self.weight(self.all_positions[start + i]))
                 memory = self.node("Concat", memory, embedded, axis=1)
+                code = self.node("Reshape", self.node("Gather", self.entries, tokens[-1], axis=0), self.shape(0, -1))
+                codes = self.node("Concat", codes, code, axis=1) if codes else code
         joined = self.node("Concat", *tokens, axis=1)
         self.nodes.append(helper.make_node("Cast", [joined], ["tokens"], to=TensorProto.INT32))
         output = helper.make_tensor_value_info("tokens", TensorProto.INT32, ["B", n])
         graph = helper.make_graph(self.nodes, "mocet", inputs, [output], self.initialisers)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
-    # -- experts: from the memory [B, T, D] to a code [B, C]
+    # -- experts: from the memory [B, T, D] and the codes before [B, k * C] to a code [B, C]
 
-    def _cross(self) -> ExpertGraph:
+    def _cross(self) -> CodeGraph:
         d, h, n = self.d, self.heads, self.count
         layers = []
         for layer in range(self.config.expert_depth):
@@ -84,25 +90,28 @@ class _StageGraph:
             q_k = self.split(self.node("Transpose", absorbed, perm=[0, 2, 1, 3]), d, h * d)
             v = self._heads(f"{layer}_v", [0, 2, 1, 3])
             out = self.node("Reshape", self.stack(f"{layer}_out"), self.shape(n, h, d // h, d))
-            layers.append((q_k, self.split(self.node("MatMul", v, out), h * d, d), self._mlp(layer)))
+            where = self.experts.weights[f"{layer}_where"].detach().numpy()
+            layers.append((q_k, self.split(self.node("MatMul", v, out), h * d, d), where, self._mlp(layer)))
         code = self._code()
         norms = [self.rows(f"{layer}_norm") for layer in range(self.config.expert_depth)]
         queries = self.split(self.weight(self.experts.query.detach().numpy()), 1, d)
 
-        def expert(i: int, memory: str) -> str:
+        def expert(i: int, memory: str, codes: str) -> str:
             x = queries[i]  # [1, D] until the memory has been read: the first layer's attention query is a constant
-            for norm, (q_k, v_out, mlp) in zip(norms, layers, strict=True):
+            seen = self.config.latents + self.experts.start + i
+            for norm, (q_k, v_out, where, mlp) in zip(norms, layers, strict=True):
                 q = self.node("MatMul", self.norm(x, norm[i]), q_k[i])
                 q = self.node("Reshape", q, self.shape(-1, h, d))
                 scores = self.node("MatMul", q, self.node("Transpose", memory, perm=[0, 2, 1]))
+                scores = self.node("Add", scores, self.weight(where[i, :, :seen]))
                 mixture = self.node("MatMul", self.node("Softmax", scores, axis=-1), memory)  # [B, H, D]
                 mixture = self.node("Reshape", mixture, self.shape(-1, h * d))
                 x = mlp(i, self.node("Add", x, self.node("MatMul", mixture, v_out[i])))
-            return code(i, x)
+            return code(i, x, codes)
 
         return expert
 
-    def _self(self) -> ExpertGraph:
+    def _self(self) -> CodeGraph:
         d, h = self.d, self.heads
         layers = []
         for layer in range(self.config.expert_depth):
@@ -112,7 +121,7 @@ class _StageGraph:
         queries = self.split(self.weight(self.experts.query.detach().numpy()), 1, d)
         scale = self.weight(np.array((d // h) ** -0.5))
 
-        def expert(i: int, memory: str) -> str:
+        def expert(i: int, memory: str, codes: str) -> str:
             batch = self.node("Slice", self.node("Shape", memory), self.shape(0), self.shape(1))
             query = self.node("Expand", queries[i], self.node("Concat", batch, self.shape(1, d), axis=0))
             x = self.node("Concat", memory, query, axis=1)
@@ -128,7 +137,7 @@ class _StageGraph:
                 attended = self.node("Transpose", attended, perm=[0, 2, 1, 3])
                 attended = self.node("Reshape", attended, self.shape(0, 0, d))
                 x = mlp(i, self.node("Add", x, self.node("MatMul", attended, w_out[i])))
-            return code(i, self.node("Reshape", x, self.shape(-1, d)))
+            return code(i, self.node("Reshape", x, self.shape(-1, d)), codes)
 
         return expert
 
@@ -153,13 +162,23 @@ class _StageGraph:
 
         return apply
 
-    def _code(self) -> ExpertGraph:
+    def _code(self) -> CodeGraph:
         width = self.config.code_width
         deviation = self.weight(self.experts.code_deviation.numpy()[:, None])
         weights = self.split(self.node("Div", self.stack("code"), deviation), self.d, width)
         mean = self.node("Div", self.weight(self.experts.code_mean.numpy()[:, None]), deviation)
         norms, means = self.rows("norm"), self.split(mean, 1, width)
-        return lambda i, x: self.node("Sub", self.node("MatMul", self.norm(x, norms[i]), weights[i]), means[i])
+        told = self.experts.weights["told"].detach().numpy()
+        deviations = self.split(deviation, 1, width)
+
+        def code(i: int, x: str, codes: str) -> str:
+            said = self.node("Sub", self.node("MatMul", self.norm(x, norms[i]), weights[i]), means[i])
+            if not codes:
+                return said
+            weight = self.node("Div", self.weight(told[i, : (self.experts.start + i) * width]), deviations[i])
+            return self.node("Sub", said, self.node("MatMul", codes, weight))
+
+        return code
 
     # -- nodes and weights
 

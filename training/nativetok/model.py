@@ -73,11 +73,17 @@ def patch_places(grid: int) -> Tensor:
     return torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).float()
 
 
-def token_places(grid: int, length: int) -> Tensor:
-    """Where on the image each token starts to look [length, 2]: any first few are spread evenly (the R2 sequence)."""
+def token_places(grid: int, length: int) -> tuple[Tensor, Tensor]:
+    """Where on the image each token starts to look: centres [length, 2] and sides [length] of squares, in patches.
+
+    Squares shrink from the whole image to a patch as more tokens share it; any first few are spread evenly (by the R2
+    sequence).
+    """
     plastic = 1.32471795724
     steps = torch.arange(1, length + 1)[:, None] * torch.tensor([1 / plastic, 1 / plastic**2])
-    return (0.5 + steps) % 1 * grid - 0.5
+    side = (grid * (2 / torch.arange(1, length + 1)).sqrt()).clamp(1, grid)
+    margin = side[:, None] / 2
+    return torch.clamp((0.5 + steps) % 1 * grid, margin, grid - margin) - 0.5, side
 
 
 class Attention(nn.Module):
@@ -93,12 +99,12 @@ class Attention(nn.Module):
         with torch.no_grad():
             self.qkv.weight[width : 2 * width] = self.qkv.weight[:width]
 
-    def forward(self, x: Tensor, asking: int) -> Tensor:
-        """Let the first `asking` items of each sequence [B, T, width] attend to all of it: [B, asking, width]."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, width] to the same."""
         b, t, width = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        scores = (q[:, :, :asking] * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, asking, width))
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(b, t, width))
 
 
 class Block(nn.Module):
@@ -112,10 +118,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         nn.init.zeros_(self.mlp.get_parameter("2.weight"))
 
-    def forward(self, x: Tensor, asking: int | None = None) -> Tensor:
-        """Map [B, T, width] to the same, or to its first `asking` items where nobody reads the others."""
-        asking = asking or x.shape[1]
-        x = x[:, :asking] + self.attention(self.attention_norm(x), asking)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, T, width] to the same."""
+        x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -175,14 +180,8 @@ class MoCET(nn.Module):
         """The experts of each stage of training, in order."""
         return [cast(Experts, stage) for stage in self.stages]
 
-    def generate(
-        self, latents: Tensor, quantiser: "Quantiser | None", length: int, noise: float = 0.0
-    ) -> tuple[Tensor, Tensor]:
-        """The causal loop: emit codes [B, length, C] and their ids int64 [B, length] one by one from latents [B, N, D].
-
-        Without a quantiser (the autoencoder at the start of training) codes stay continuous with `noise` added and the
-        ids are all 0.
-        """
+    def generate(self, latents: Tensor, quantiser: "Quantiser", length: int) -> tuple[Tensor, Tensor]:
+        """The causal loop: codes [B, length, C] and their ids int64 [B, length] one by one from latents [B, N, D]."""
         b = latents.shape[0]
         memory = latents.new_empty(b, latents.shape[1] + length, latents.shape[2])
         memory[:, : latents.shape[1]] = latents
@@ -193,33 +192,22 @@ class MoCET(nn.Module):
         for stage in self.experts:
             for i in range(stage.start, min(stage.end, length)):
                 before = latents.shape[1] + i
-                code = stage.expert(i)(memory[:, :before])
-                if quantiser is None:
-                    code = F.normalize(code + noise * torch.randn_like(code), dim=-1)
-                else:
-                    ids[:, i] = quantiser(code)
-                    code = quantiser.lookup(ids[:, i])
-                codes[:, i] = code
-                memory[:, before] = stage.embed(self.token_embedding, code[:, None], i)[:, 0]
+                ids[:, i] = quantiser(stage.expert(i)(memory[:, :before], codes[:, :i]))
+                codes[:, i] = quantiser.lookup(ids[:, i])
+                memory[:, before] = stage.embed(self.token_embedding, codes[:, i, None], i)[:, 0]
         return codes, ids
 
     @torch.no_grad()
-    def calibrate(
-        self, latents: Tensor, quantiser: "Quantiser | None", first: int, end: int, spread: bool = False
-    ) -> None:
-        """Measure what codes of positions first..end-1 are normalised by, on latents of many images [B, N, D].
-
-        `spread` first points the codes at what varies most among the images; see `Experts.calibrate`.
-        """
-        memory = latents
+    def calibrate(self, latents: Tensor, quantiser: "Quantiser", first: int, end: int) -> None:
+        """Measure what codes of positions first..end-1 are normalised by, on latents of many images [B, N, D]."""
+        memory, codes = latents, latents.new_empty(len(latents), 0, self.config.code_width)
         for stage in self.experts:
             for i in range(stage.start, min(stage.end, end)):
                 if i >= first:
-                    stage.calibrate(i, memory, spread)
-                code = stage.expert(i)(memory)
-                if quantiser is not None:
-                    code = quantiser.lookup(quantiser(code))
-                memory = torch.cat([memory, stage.embed(self.token_embedding, code[:, None], i)], dim=1)
+                    stage.calibrate(i, memory, codes)
+                code = quantiser.lookup(quantiser(stage.expert(i)(memory, codes)))[:, None]
+                codes = torch.cat([codes, code], dim=1)
+                memory = torch.cat([memory, stage.embed(self.token_embedding, code, i)], dim=1)
 
     def predict(self, latents: Tensor, codes: Tensor, stage: int) -> Tensor:
         """What the experts of a stage say, all at once: codes of the whole prefix [B, end, C] to codes [B, n, C].
@@ -232,7 +220,7 @@ class MoCET(nn.Module):
             embedded.append(s.embed(self.token_embedding, codes[:, s.start : s.end], s.start))
             start = s.end
         memory = torch.cat(embedded, dim=1)[:, : latents.shape[1] + start - 1]
-        return experts(memory)
+        return experts(memory, codes[:, : experts.end - 1])
 
 
 class Experts(nn.Module):
@@ -245,19 +233,14 @@ class Experts(nn.Module):
         super().__init__()
         self.config, self.start, self.end = config, start, end
         n, d, mlp = end - start, config.expert_width, config.expert_mlp
+        places, _ = token_places(config.image_size // config.patch_size, end)
         self.position = nn.Parameter(torch.randn(n, d) * 0.5)
-        self.query = nn.Parameter(sincos(token_places(config.image_size // config.patch_size, end)[start:], d))
+        self.query = nn.Parameter(sincos(places[start:], d))
         weights: dict[str, Tensor] = {}
         for layer in range(config.expert_depth):
-            alike = 1.4 * nn.init.orthogonal_(torch.empty(d, d)).expand(
-                n, d, d
-            )  # like attends to like, as in Attention
             weights |= {
                 f"{layer}_norm": torch.ones(n, d),
-                f"{layer}_q": alike.clone(),
-                f"{layer}_k": alike.clone(),
-                f"{layer}_v": _stack(n, d, d),
-                f"{layer}_out": _stack(n, d, d),
+                **self._attention(layer),
                 f"{layer}_mlp_norm": torch.ones(n, d),
                 f"{layer}_mlp_in": _stack(n, d, mlp),
                 f"{layer}_mlp_in_bias": torch.zeros(n, mlp),
@@ -266,6 +249,7 @@ class Experts(nn.Module):
         weights |= {
             "norm": torch.ones(n, d),
             "code": _stack(n, d, config.code_width),
+            "told": torch.zeros(n, (end - 1) * config.code_width, config.code_width),
         }
         self.weights = nn.ParameterDict(weights)
         self.register_buffer("code_mean", torch.zeros(n, config.code_width))
@@ -276,53 +260,66 @@ class Experts(nn.Module):
         first -= self.start
         return embedding(codes) + self.position[first : first + codes.shape[1]]
 
-    def forward(self, memory: Tensor) -> Tensor:
-        """Memory [B, N + end - 1, D] (latents, then the embedded tokens) to codes of length 1 [B, n, C]."""
-        n = self.end - self.start
-        t = memory.shape[1] - n + 1  # what the first expert sees; each later one sees one token more
-        visible = (
-            torch.arange(memory.shape[1], device=memory.device) < t + torch.arange(n, device=memory.device)[:, None]
-        )
-        weights = self._all_weights()
-        return self._code(self._state(self.query, weights, memory, visible), weights).transpose(0, 1)
+    def forward(self, memory: Tensor, codes: Tensor) -> Tensor:
+        """What each expert says: codes of length 1 [B, n, C].
 
-    def expert(self, i: int) -> Callable[[Tensor], Tensor]:
-        """Return position i's expert alone: a function from what it sees [B, N + i, D] to its code [B, C]."""
+        Memory [B, N + end - 1, D] (latents, then the embedded tokens) and codes [B, end - 1, C] of the tokens; each
+        expert sees those before it.
+        """
+        tokens = torch.arange(self.end - 1, device=memory.device)
+        before = tokens < torch.arange(self.start, self.end, device=memory.device)[:, None]  # [n, end - 1]
+        visible = F.pad(before, (self.config.latents, 0), value=True)
+        weights = self._all_weights()
+        heard = (codes * before[:, None, :, None]).flatten(2)  # [n, B, (end - 1) * C]
+        return self._code(self._state(self.query, weights, memory, visible), heard, weights).transpose(0, 1)
+
+    def expert(self, i: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """Position i's expert alone: from memory [B, N + i, D] and the codes before [B, i, C] to its code [B, C]."""
         query, weights = self._slice(i)
-        return lambda memory: self._code(self._state(query, weights, memory, None), weights)[0]
+        return lambda memory, codes: self._code(
+            self._state(query, weights, memory, None), codes.flatten(1)[None], weights
+        )[0]
 
     @torch.no_grad()
-    def calibrate(self, i: int, memory: Tensor, spread: bool) -> None:
-        """Measure the mean and deviation that position i's code is normalised by, from memory [B, N + i, D].
-
-        The memory is of many images. With `spread`, the head is first set to the principal components of the state: a
-        data-dependent initialisation (arXiv 1511.06856) that lets each token say something from the start.
-        """
+    def state(self, i: int, memory: Tensor) -> Tensor:
+        """The normalised state [B, D] that position i's code is read from, of memory [B, N + i, D]."""
         query, weights = self._slice(i)
-        state = _norm(self._state(query, weights, memory, None), weights["norm"])[0]
-        if spread:
-            directions = torch.linalg.svd(state - state.mean(0), full_matrices=False).Vh
-            weights["code"][0] = directions[: self.config.code_width].T
-        code = state @ weights["code"][0]
+        return _norm(self._state(query, weights, memory, None), weights["norm"])[0]
+
+    @torch.no_grad()
+    def calibrate(self, i: int, memory: Tensor, codes: Tensor) -> None:
+        """Measure the mean and deviation of position i's code over the memory and codes before of many images."""
+        _, weights = self._slice(i)
+        code = self.state(i, memory) @ weights["code"][0] - codes.flatten(1) @ weights["told"][0]
         weights["code_mean"][0] = code.mean(0)
         weights["code_deviation"][0] = code.std(0) + 1e-4
 
     def _slice(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Position i's query [1, D] and its slice of every weight."""
+        """Position i's query [1, D] and its slice of every weight, what would weigh later tokens left out."""
         s = slice(i - self.start, i - self.start + 1)
-        return self.query[s], {name: weight[s] for name, weight in self._all_weights().items()}
+        weights = {name: weight[s] for name, weight in self._all_weights().items()}
+        weights["told"] = weights["told"][:, : i * self.config.code_width]
+        for name in weights:
+            if name.endswith("_where"):
+                weights[name] = weights[name][:, :, : self.config.latents + i]
+        return self.query[s], weights
 
     def _all_weights(self) -> dict[str, Tensor]:
         return {**self.weights, "code_mean": self.code_mean, "code_deviation": self.code_deviation}
 
+    def _attention(self, layer: int) -> dict[str, Tensor]:
+        """The weights of a layer's attention as they start."""
+        raise NotImplementedError
+
     def grow_from(self, previous: "Experts") -> None:
         """Start every expert as a copy of the previous stage's last one (Hierarchical Native Training, section 3.3).
 
-        The position's query and embedding stay its own.
+        What belongs to the position stays its own: its query and embedding, where it looks, what it takes as told.
         """
         with torch.no_grad():
-            for mine, theirs in zip(self.weights.values(), previous.weights.values(), strict=True):
-                mine.copy_(theirs[-1:].expand_as(mine))
+            for name, mine in self.weights.items():
+                if mine.shape[1:] == previous.weights[name].shape[1:]:
+                    mine.copy_(previous.weights[name][-1:].expand_as(mine))
 
     def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
         """The state [n, B, D] that queries [n, D] come to; `visible` [n, T]: what each sees of memory [B, T, D]."""
@@ -334,13 +331,14 @@ class Experts(nn.Module):
         h = F.gelu(torch.baddbmm(w[f"{layer}_mlp_in_bias"][:, None], h, w[f"{layer}_mlp_in"]))
         return x + h @ w[f"{layer}_mlp_out"]
 
-    def _code(self, x: Tensor, w: dict[str, Tensor]) -> Tensor:
+    def _code(self, x: Tensor, heard: Tensor, w: dict[str, Tensor]) -> Tensor:
         """Read the query's state [n, B, D] out as codes of length 1 [n, B, C].
 
-        Most of the state is the query, the same for all images. Batch normalisation before quantising
-        (Lancucki et al., arXiv 2005.08520) takes that out; without it later positions said the same of every image.
+        What the codes before, `heard` [n or 1, B, k * C], tell of it already is taken off (predictive vector
+        quantisation). What is left is batch-normalised before it is quantised (Lancucki et al., arXiv 2005.08520):
+        most of the state is the query, the same for all images.
         """
-        code = (_norm(x, w["norm"]) @ w["code"]).float()
+        code = (_norm(x, w["norm"]) @ w["code"] - heard @ w["told"]).float()
         if self.training:
             mean, deviation = code.mean(1, keepdim=True), code.std(1, keepdim=True) + 1e-4
         else:
@@ -353,7 +351,26 @@ class CrossExperts(Experts):
 
     With a single query a head's keys need not exist: q . (W_k m) = (W_k^T q) . m, and the values' product is applied to
     the attended mixture: W_v (sum a m) = sum a (W_v m). So memory is read as it is and never projected.
+
+    Where a head looks has a learned part that is the same for all images; it starts as a window on the image.
     """
+
+    def _attention(self, layer: int) -> dict[str, Tensor]:
+        config, n = self.config, self.end - self.start
+        d, heads, grid = config.expert_width, config.expert_heads, config.image_size // config.patch_size
+        places, side = (t[self.start :] for t in token_places(grid, self.end))
+        corners = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]).repeat(-(-heads // 4), 1)[:heads]
+        centres = places[:, None] + corners * side[:, None, None] / 4
+        distances = (centres[:, :, None] - patch_places(grid)).square().sum(-1)  # [n, H, N]
+        where = -distances / 2 / (side[:, None, None] / 4).clamp_min(0.4).square()
+        first = torch.eye(d // heads, d).repeat(heads, 1).T  # the leading channels of what each head looks at
+        return {
+            f"{layer}_where": F.pad(where, (0, self.end - 1), value=-4.0),
+            f"{layer}_q": _stack(n, d, d),
+            f"{layer}_k": _stack(n, d, d) * 0.1,
+            f"{layer}_v": first.expand(n, d, d).clone() if layer == 0 else _stack(n, d, d),
+            f"{layer}_out": torch.eye(d).expand(n, d, d).clone() if layer == 0 else torch.zeros(n, d, d),
+        }
 
     def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
         b, _, d = memory.shape
@@ -365,6 +382,7 @@ class CrossExperts(Experts):
             key = w[f"{layer}_k"].view(n, d, heads, d // heads).permute(0, 2, 3, 1).reshape(n * heads, d // heads, d)
             q = q.transpose(1, 2).reshape(n * heads, b, d // heads) @ key
             scores = (q.transpose(0, 1) @ memory.transpose(1, 2)) * (d // heads) ** -0.5  # [B, n*H, T]
+            scores = scores + w[f"{layer}_where"].flatten(0, 1)
             if visible is not None:
                 scores = scores.masked_fill(~visible.repeat_interleave(heads, dim=0), -math.inf)
             mixture = (scores.softmax(-1) @ memory).transpose(0, 1)  # [n*H, B, D]
@@ -376,6 +394,17 @@ class CrossExperts(Experts):
 
 class SelfExperts(Experts):
     """The paper's expert: self-attention over [latents; tokens before; position query]; the query's state is read."""
+
+    def _attention(self, layer: int) -> dict[str, Tensor]:
+        n, d = self.end - self.start, self.config.expert_width
+        # like attends to like, as in Attention
+        alike = 1.4 * nn.init.orthogonal_(torch.empty(d, d)).expand(n, d, d)
+        return {
+            f"{layer}_q": alike.clone(),
+            f"{layer}_k": alike.clone(),
+            f"{layer}_v": _stack(n, d, d),
+            f"{layer}_out": _stack(n, d, d),
+        }
 
     def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
         b, t, d = memory.shape
@@ -447,15 +476,6 @@ class Quantiser(nn.Module):
             self.codebook[dead] = codes[pick].float()
             self.counts[dead] = self.counts.mean()
 
-    @torch.no_grad()
-    def initialise(self, codes: Tensor, rounds: int = 10) -> None:
-        """Set the entries by spherical k-means on codes [M, C]."""
-        self.codebook.copy_(codes[torch.randperm(len(codes), device=codes.device)[: len(self.codebook)]].float())
-        self.counts.fill_(1)
-        for _ in range(rounds):
-            self.follow(codes, self(codes), decay=0.0)
-        self.counts.fill_(1)
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Decoder
@@ -464,9 +484,9 @@ class Quantiser(nn.Module):
 class Decoder(nn.Module):
     """Tokens, whole or any prefix, to pixels.
 
-    Every patch has a mask embedding that attends, bidirectionally, to the others and to the embedded tokens. A patch is
-    drawn on twice its size and overlapping patches are blended with a raised-cosine window, whose shifted copies sum to
-    one, so no patch border shows.
+    Every token says something of every patch, by a linear map of its own; on top of their mask embeddings, patches then
+    attend to each other bidirectionally. A patch is drawn on twice its size and overlapping patches are blended with a
+    raised-cosine window, whose shifted copies sum to one, so no patch border shows.
     """
 
     positions: Tensor
@@ -477,11 +497,11 @@ class Decoder(nn.Module):
         super().__init__()
         width, grid, size = config.decoder_width, config.image_size // config.patch_size, config.patch_size
         self.patch_size, self.grid = size, grid
-        # a token's meaning depends on its position, so each position embeds its codes in its own way
-        self.token_embedding = nn.Parameter(torch.randn(config.length, config.code_width, width))
-        self.token_position = nn.Parameter(sincos(token_places(grid, config.length), width))
-        self.absent = nn.Parameter(torch.zeros(width))
-        self.mask = nn.Parameter(torch.zeros(width))
+        # a token's meaning depends on its position, so each position spreads its codes over the image in its own way
+        self.token_embedding = nn.Parameter(torch.zeros(config.length, config.code_width, grid**2 * config.token_width))
+        self.absent = nn.Parameter(torch.zeros(config.length, width))
+        self.widen = nn.Linear(config.token_width, width)
+        self.mask = nn.Parameter(torch.zeros(grid**2, width))
         self.register_buffer("positions", sincos(patch_places(grid), width), persistent=False)
         self.blocks = nn.Sequential(*(Block(width, config.decoder_heads) for _ in range(config.decoder_depth)))
         self.norm = nn.LayerNorm(width)
@@ -496,12 +516,15 @@ class Decoder(nn.Module):
 
         k is L, or the length of an earlier stage while that one trains.
         """
-        b, k, _ = codes.shape
-        tokens = torch.bmm(codes.transpose(0, 1), self.token_embedding[:k]).transpose(0, 1)
-        tokens = torch.where(absent[..., None], self.absent, tokens) + self.token_position[:k]
-        x = torch.cat([(self.positions + self.mask).expand(b, -1, -1), tokens], dim=1)
-        x = self.blocks[-1](self.blocks[:-1](x), asking=self.grid**2)
+        x = self.blocks(self.spread(codes, absent))
         return self._blend(self.output(self.norm(x)) * self.window) / self.coverage
+
+    def spread(self, codes: Tensor, absent: Tensor) -> Tensor:
+        """What the tokens say of each patch, before any patch hears of another: [B, N, width]."""
+        b, k, _ = codes.shape
+        said = codes.masked_fill(absent[..., None], 0).flatten(1) @ self.token_embedding[:k].flatten(0, 1)
+        x = self.widen(said.view(b, self.grid**2, -1)) + self.mask + self.positions
+        return x + (absent.to(x.dtype) @ self.absent[:k])[:, None]
 
     def _blend(self, drawn: Tensor) -> Tensor:
         """Sum overlapping drawn patches [B, N, c * 2 size * 2 size] into pixels [B, c, H, W]."""

@@ -1,8 +1,9 @@
 """Hierarchical Native Training (section 3.3): `python -m nativetok.train CONFIG --data FOLDER --out RUN`.
 
-Stage 1 trains everything, first as an autoencoder, then with the codebook. Each later stage freezes the encoder, the
-codebook and the experts so far, starts its experts as copies of the last one and trains only them and the decoder.
-A joint fine-tune of everything may follow. The same command resumes a stopped run exactly where its checkpoint is.
+Stage 1 trains everything, from the initialisation that `initialise.py` derives from the data. Each later stage freezes
+the encoder, the codebook and the experts so far, starts its experts as copies of the last one and trains only them and
+the decoder. A joint fine-tune of everything may follow. The same command resumes a stopped run exactly where its
+checkpoint is.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from tqdm import tqdm
 
 from nativetok.config import RunConfig
 from nativetok.data import find_split, load_images
-from nativetok.model import NativeTok, load_weights, patches, save_weights, to_pixels
+from nativetok.initialise import initialise_stage
+from nativetok.model import NativeTok, load_weights, save_weights, to_pixels
 from nativetok.muon import Muon
 
 LOG_COLUMNS = ["phase", "step", "images", "seconds", "images_per_second", "loss", "psnr", "val_psnr", "codebook_use"]
@@ -37,7 +39,6 @@ class Phase:
     name: str
     stage: int
     images: int
-    autoencoder_images: int
     joint: bool
 
 
@@ -65,12 +66,9 @@ class Trainer:
         self.model = NativeTok(config.model).to(self.device)
         if start:
             self.model.load_state_dict(start.state_dict())
-        self.phases = [
-            Phase(f"stage-{i + 1}", i, stage.images, stage.autoencoder_images, False)
-            for i, stage in enumerate(config.train.stages)
-        ]
+        self.phases = [Phase(f"stage-{i + 1}", i, images, False) for i, images in enumerate(config.train.stage_images)]
         if config.train.joint_images:
-            self.phases.append(Phase("joint", len(self.phases) - 1, config.train.joint_images, 0, True))
+            self.phases.append(Phase("joint", len(self.phases) - 1, config.train.joint_images, True))
         self.phase = 0
         self.seen = 0  # images in this phase
         self.total = 0  # images in the run
@@ -86,8 +84,6 @@ class Trainer:
         """Train to the end of the schedule; writes checkpoints, `log.csv`, `weights.safetensors`, `training.json`."""
         self.out.mkdir(parents=True, exist_ok=True)
         if self.total == 0:  # a new run, not a resumed one
-            if not self.started_from_weights:
-                initialise_from_pca(self.model, self.images)
             self._grow()
             self._begin_phase()
         while self.phase < len(self.phases):
@@ -116,15 +112,13 @@ class Trainer:
         }
 
     def _grow(self) -> None:
-        """Start the phase's new experts from the last one before them."""
-        phase, mocet = self.phases[self.phase], self.model.mocet
+        """Start the phase's new experts: as copies of the last one before them, then from the data."""
+        phase, model = self.phases[self.phase], self.model
         if phase.joint or self.started_from_weights:
             return
         if phase.stage > 0:
-            mocet.experts[phase.stage].grow_from(mocet.experts[phase.stage - 1])
-        new = mocet.experts[phase.stage]
-        quantiser = self.model.quantiser if phase.stage > 0 else None
-        mocet.calibrate(self._sample_latents(self.model), quantiser, new.start, new.end, spread=True)
+            model.mocet.experts[phase.stage].grow_from(model.mocet.experts[phase.stage - 1])
+        initialise_stage(model.eval(), phase.stage, self._sample(self.config.train.initialisation_images))
 
     def _begin_phase(self) -> None:
         """Freeze what the phase must not change; start anew what averages and optimises the rest."""
@@ -143,15 +137,25 @@ class Trainer:
         train = self.config.train
         muon: list[Tensor] = []
         adam: list[Tensor] = []
+        linear: list[Tensor] = []  # starts as a least-squares solution, which steps of the common size would undo
         for name, p in self.model.named_parameters():
-            if p.requires_grad:
-                inside = ("blocks" in name and p.ndim == 2) or ("weights" in name and p.ndim == 3)
-                (muon if inside else adam).append(p)
+            if not p.requires_grad:
+                continue
+            part = name.rsplit(".", 1)[-1]
+            if part in ("token_embedding", "code", "told") or name.startswith(("encoder.patch", "decoder.output")):
+                linear.append(p)
+            elif ("blocks" in name and p.ndim == 2) or (
+                "stages" in name and p.ndim == 3 and not part.endswith("where")
+            ):
+                muon.append(p)
+            else:
+                adam.append(p)
         self.optimisers = [
             Muon(muon, lr=train.muon_rate, weight_decay=train.weight_decay),
             torch.optim.AdamW(adam, lr=train.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
+            torch.optim.AdamW(linear, lr=train.linear_rate, betas=(0.9, 0.95), weight_decay=0.0),
         ]
-        self.rates = [train.muon_rate, train.adam_rate]
+        self.rates = [train.muon_rate, train.adam_rate, train.linear_rate]
 
     def _set_rates(self, phase: Phase) -> None:
         """Warm up, hold, then fall linearly to nothing over the last half of the phase."""
@@ -167,11 +171,8 @@ class Trainer:
         )
         started, losses, psnrs, images = time.perf_counter(), [], [], 0
         while self.seen < phase.images:
-            quantised = self.seen >= phase.autoencoder_images
-            if phase.stage == 0 and quantised and self.seen - train.batch_size < phase.autoencoder_images:
-                self._start_codebook()
             self._set_rates(phase)
-            loss, psnr = self._train_step(phase, quantised)
+            loss, psnr = self._train_step(phase)
             losses.append(loss)
             psnrs.append(psnr)
             self.seen += train.batch_size
@@ -179,14 +180,12 @@ class Trainer:
             self.step += 1
             images += train.batch_size
             bar.update(train.batch_size)
-            bar.set_postfix(
-                loss=f"{loss:.2f}", psnr=f"{psnr:.2f}", codes=f"{self._codes_in_use():.0%}" if quantised else "off"
-            )
+            bar.set_postfix(loss=f"{loss:.2f}", psnr=f"{psnr:.2f}", codes=f"{self._codes_in_use():.0%}")
             if self.step % train.validate_every == 0 or self.seen >= phase.images:
                 elapsed = time.perf_counter() - started
                 self.seconds += elapsed
-                self._calibrate(phase, quantised)
-                val_psnr, use = self.validate(phase.stage, quantised)
+                self._calibrate(phase)
+                val_psnr, use = self.validate(phase.stage)
                 self._log(phase, elapsed, images, losses, psnrs, val_psnr, use)
                 bar.write(f"{phase.name} {self.total} images: val PSNR {val_psnr} dB, codebook use {use:.0%}")
                 self._save("checkpoint.pt")
@@ -195,9 +194,9 @@ class Trainer:
 
     # -- one step
 
-    def _train_step(self, phase: Phase, quantised: bool) -> tuple[float, float]:
-        train, model = self.config.train, self.model
-        pixels = to_pixels(self._batch())
+    def _train_step(self, phase: Phase) -> tuple[float, float]:
+        model = self.model
+        pixels = self._shifted(to_pixels(self._batch()))
         # an expert sees emitted codes, never gradients of others: so the loop emits, and one parallel pass learns
         stages = range(phase.stage + 1) if phase.joint else [phase.stage]
         first, end = model.mocet.experts[stages[0]].start, self.config.model.stages[phase.stage]
@@ -205,9 +204,7 @@ class Trainer:
             with contextlib.nullcontext() if phase.stage == 0 or phase.joint else torch.no_grad():
                 latents = model.encoder(pixels)
             with torch.no_grad():
-                codes, ids = model.mocet.generate(
-                    latents.float(), model.quantiser if quantised else None, end, train.code_noise
-                )
+                codes, ids = model.mocet.generate(latents.float(), model.quantiser, end)
             said = torch.cat([model.mocet.predict(latents, codes, s) for s in stages], dim=1)
             straight_through = torch.cat([codes[:, :first], said + (codes[:, first:] - said).detach()], dim=1)
             drawn = model.decoder(straight_through, self._dropped_tail(len(pixels), end)).float()
@@ -219,7 +216,7 @@ class Trainer:
         loss.backward()
         for optimiser in self.optimisers:
             optimiser.step()
-        if quantised and (phase.stage == 0 or phase.joint):
+        if phase.stage == 0 or phase.joint:
             model.quantiser.follow(said.detach().flatten(0, 1), ids[:, first:].flatten())
         self._update_ema()
         return loss.item(), decibels.mean().item()
@@ -237,6 +234,16 @@ class Trainer:
         batch = self.images[torch.stack(picks)].to(self.device)
         mirrored = torch.rand(size, device=self.device) < 0.5
         return torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
+
+    def _shifted(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] moved by up to half a patch.
+
+        Photos' own compression has block borders too; where they fall on the patches' a decoder can learn to draw them.
+        """
+        most = self.config.model.patch_size // 2
+        top, left = torch.randint(2 * most + 1, (2,)).tolist()
+        padded = F.pad(pixels, [most] * 4, mode="reflect")
+        return padded[:, :, top : top + pixels.shape[2], left : left + pixels.shape[3]]
 
     def _dropped_tail(self, batch: int, length: int) -> Tensor:
         """Which tokens are absent, bool [B, length]: a random tail for a share of the batch."""
@@ -262,27 +269,18 @@ class Trainer:
         )
         self.ema.quantiser.counts.copy_(self.model.quantiser.counts)
 
-    @torch.no_grad()
-    def _start_codebook(self) -> None:
-        """Set the codebook from the codes that the autoencoder emits."""
-        if self.started_from_weights:
-            return
-        codes, _ = self.model.mocet.generate(self._sample_latents(self.model), None, self.config.model.stages[0])
-        self.model.quantiser.initialise(codes.flatten(0, 1))
-        self.ema.quantiser.load_state_dict(self.model.quantiser.state_dict())
+    def _sample(self, count: int) -> Tensor:
+        """Training images uint8 [count or fewer, H, W, 3], always the same ones."""
+        pick = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0))[:count]
+        return self.images[pick].to(self.device)
 
     @torch.no_grad()
-    def _sample_latents(self, model: NativeTok) -> Tensor:
-        """Latents [1024, N, D] of training images, always the same ones."""
-        pick = torch.randint(len(self.images), (1024,), generator=torch.Generator().manual_seed(0))
-        return torch.cat([model.encoder(to_pixels(batch.to(self.device))) for batch in self.images[pick].split(256)])
-
-    def _calibrate(self, phase: Phase, quantised: bool) -> None:
+    def _calibrate(self, phase: Phase) -> None:
         """Measure anew what the averaged weights' codes are normalised by, where they are being trained."""
         end = self.config.model.stages[phase.stage]
         first = 0 if phase.joint else self.ema.mocet.experts[phase.stage].start
-        quantiser = self.ema.quantiser if quantised else None
-        self.ema.mocet.calibrate(self._sample_latents(self.ema), quantiser, first, end)
+        latents = torch.cat([self.ema.encoder(to_pixels(batch)) for batch in self._sample(1024).split(256)])
+        self.ema.mocet.calibrate(latents, self.ema.quantiser, first, end)
 
     # -- what is seen from outside
 
@@ -291,16 +289,14 @@ class Trainer:
         return (counts > 0.1 * counts.mean()).float().mean().item()
 
     @torch.no_grad()
-    def validate(self, stage: int, quantised: bool) -> tuple[dict[int, float], float]:
+    def validate(self, stage: int) -> tuple[dict[int, float], float]:
         """PSNR of the averaged weights on the validation images at each stage length so far, and their codebook use."""
         lengths = self.config.model.stages[: stage + 1]
         psnr: dict[int, list[Tensor]] = {length: [] for length in lengths}
         used = torch.zeros(self.config.model.codebook_size, dtype=torch.bool, device=self.device)
         for batch in self.validation.split(64):
             pixels = to_pixels(batch)
-            codes, ids = self.ema.mocet.generate(
-                self.ema.encoder(pixels), self.ema.quantiser if quantised else None, lengths[-1]
-            )
+            codes, ids = self.ema.mocet.generate(self.ema.encoder(pixels), self.ema.quantiser, lengths[-1])
             used[ids.flatten()] = True
             for length in lengths:
                 absent = (torch.arange(lengths[-1], device=self.device) >= length).expand(len(batch), -1)
@@ -356,35 +352,6 @@ class Trainer:
         torch.set_rng_state(state["rng"].cpu())
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-
-
-@torch.no_grad()
-def initialise_from_pca(model: NativeTok, images: Tensor, sample: int = 3000) -> None:
-    """Start the patch embedding and the output layer from the principal components of the training patches.
-
-    Components keep the square root of their standard deviation on the way in, so that coarse ones lead and fine ones
-    are heard, and all of it on the way out, so that a state of unit variance draws a typical patch.
-    """
-    size, device = model.config.patch_size, images.device
-    pick = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:sample]
-    pixels = to_pixels(images[pick])
-    mean, components, deviation = _principal(patches(pixels, size).flatten(0, 1), model.config.encoder_width)
-    weight = components / deviation[:, None].sqrt()
-    weight /= deviation.mean().sqrt()
-    model.encoder.patch_embedding.weight.zero_()[: len(weight)] = weight.to(device)
-    model.encoder.patch_embedding.bias.copy_(-(model.encoder.patch_embedding.weight @ mean.to(device)))
-    wide = F.unfold(F.pad(pixels, [size // 2] * 4, mode="reflect"), kernel_size=2 * size, stride=size)
-    mean, components, deviation = _principal(wide.transpose(1, 2).flatten(0, 1)[::4], model.config.decoder_width)
-    model.decoder.output.weight.zero_()[:, : len(components)] = (components * deviation[:, None]).T.to(device)
-    model.decoder.output.bias.copy_(mean)
-
-
-def _principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Principal components of rows [M, P]: their mean [P], the first components [count, P], deviations along them."""
-    mean = rows.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((rows - mean).T))
-    values, vectors = values.flip(0)[:count], vectors.flip(1)[:, :count]
-    return mean, vectors.T, values.clamp_min(1e-6).sqrt()
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ def test_a_sheet_of_few_photos_shows_each_once(photos: np.ndarray) -> None:
 def test_the_command_measures_what_the_weights_do_to_the_photos(photos: np.ndarray, tmp_path: Path) -> None:
     config = ModelConfig(
         image_size=64, stages=(4, 8), codebook_size=64, encoder_width=32, encoder_depth=1, expert_width=32,
-        expert_mlp=32, decoder_width=32, decoder_depth=1,
+        expert_mlp=32, token_width=16, decoder_width=32, decoder_depth=1,
     )  # fmt: skip
     torch.manual_seed(0)
     save_weights(NativeTok(config), tmp_path / "weights.safetensors")

@@ -67,6 +67,6 @@ def test_shipped_bundle_draws_what_it_was_shown() -> None:
     errors = [np.square(bundle.decode(tokens[:, :n]).astype(float) - photos).mean() for n in (32, 64, 128)]
     blank = np.square(photos - photos.mean(axis=(1, 2), keepdims=True)).mean()
     others = np.square(bundle.decode(np.roll(tokens, 1, axis=0)).astype(float) - photos).mean()
-    assert errors[0] < 0.75 * blank
+    assert errors[0] < 0.5 * blank
     assert errors[0] < 0.4 * others
     assert errors[2] < errors[1] < errors[0]
