@@ -216,9 +216,10 @@ class Trainer:
         loss.backward()
         for optimiser in self.optimisers:
             optimiser.step()
-        if phase.stage == 0 or phase.joint:
+        codebook_learns = phase.stage == 0 or phase.joint
+        if codebook_learns:
             model.quantiser.follow(said.detach().flatten(0, 1), ids[:, first:].flatten())
-        self._update_ema()
+        self._update_ema(codebook_learns)
         return loss.item(), decibels.mean().item()
 
     def _batch(self) -> Tensor:
@@ -258,16 +259,17 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     @torch.no_grad()
-    def _update_ema(self) -> None:
+    def _update_ema(self, codebook_learns: bool) -> None:
         self.ema_steps += 1
         decay = min(self.config.train.ema_decay, (1 + self.ema_steps) / (10 + self.ema_steps))
         for mean, value in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             if value.requires_grad:
                 mean.lerp_(value, 1 - decay)
-        self.ema.quantiser.codebook.copy_(
-            F.normalize(self.ema.quantiser.codebook.lerp(self.model.quantiser.codebook, 1 - decay), dim=-1)
-        )
-        self.ema.quantiser.counts.copy_(self.model.quantiser.counts)
+        if codebook_learns:  # a frozen one stays bit for bit: even its normalisation would round released entries
+            self.ema.quantiser.codebook.copy_(
+                F.normalize(self.ema.quantiser.codebook.lerp(self.model.quantiser.codebook, 1 - decay), dim=-1)
+            )
+            self.ema.quantiser.counts.copy_(self.model.quantiser.counts)
 
     def _sample(self, count: int) -> Tensor:
         """Training images uint8 [count or fewer, H, W, 3], always the same ones."""

@@ -140,3 +140,16 @@ def test_released_weights_can_be_trained_on(run: Path, photos: np.ndarray, tmp_p
     with (run / "log.csv").open() as file:
         before = float(list(csv.DictReader(file))[-1]["val_psnr"].split("12:")[1])
     assert trainer.validate(2)[0][12] > before - 1
+
+
+def test_a_later_stage_leaves_the_tokens_of_released_weights_alone(
+    run: Path, photos: np.ndarray, tmp_path: Path
+) -> None:
+    released, images = load_weights(run / "weights.safetensors"), torch.from_numpy(photos)
+    train = replace(CONFIG.train, stage_images=(0, 0, 32))
+    trainer = Trainer(replace(CONFIG, train=train), photos, photos, tmp_path, released)
+    trainer.run()
+    continued = trainer.model.eval()  # the saved weights are rounded, which can hide a small change
+    assert torch.equal(continued.quantiser.codebook, released.quantiser.codebook)
+    assert torch.equal(continued.encode(images, 8), released.encode(images, 8))
+    assert not torch.equal(continued.decoder.output.weight, released.decoder.output.weight)
