@@ -28,9 +28,9 @@ class ModelConfig:
     """Also the width of the latents: the dimension switcher maps the encoder's width to it."""
     expert_depth: int = 2
     expert_heads: int = 4
-    expert_mlp: int = 192
+    expert_mlp: int = 96
 
-    token_width: int = 48
+    token_width: int = 40
     """What a token says of each patch is a linear map of its code to this many channels a patch."""
     decoder_width: int = 256
     decoder_depth: int = 6
@@ -79,6 +79,9 @@ class TrainConfig:
     initialisation_images: int = 8192
     """How many training images the data-dependent initialisation looks at."""
     muon_rate: float = 0.003
+    """Muon's rate for the matrices of encoder and decoder blocks."""
+    expert_rate: float = 5e-4
+    """AdamW's rate for the experts' matrices, which are many: orthogonalising them costs more than it brings."""
     adam_rate: float = 1e-3
     linear_rate: float = 2e-4
     """AdamW's rate for maps that start as least-squares solutions."""

@@ -509,7 +509,8 @@ class Decoder(nn.Module):
         ramp = torch.sin((torch.arange(2 * size) + 0.5) * math.pi / (2 * size)) ** 2
         window = ramp[:, None] * ramp
         self.register_buffer("window", window.repeat(3, 1, 1).flatten(), persistent=False)
-        self.register_buffer("coverage", self._blend(window.flatten().expand(1, grid * grid, -1)), persistent=False)
+        whole = self._blend(window.flatten()[None, :, None].expand(1, -1, grid**2))
+        self.register_buffer("coverage", whole, persistent=False)
 
     def forward(self, codes: Tensor, absent: Tensor) -> Tensor:
         """Codes [B, k, C] and which of them are absent, bool [B, k], to pixels [B, 3, H, W], about -1..1.
@@ -517,7 +518,10 @@ class Decoder(nn.Module):
         k is L, or the length of an earlier stage while that one trains.
         """
         x = self.blocks(self.spread(codes, absent))
-        return self._blend(self.output(self.norm(x)) * self.window) / self.coverage
+        # window and bias are applied to what is smaller than all that is drawn: to the weights, and once to the whole
+        drawn = (self.output.weight * self.window[:, None]) @ self.norm(x).transpose(1, 2)
+        bias = (self.output.bias * self.window)[None, :, None].expand(1, -1, self.grid**2)
+        return (self._blend(drawn) + self._blend(bias)) / self.coverage
 
     def spread(self, codes: Tensor, absent: Tensor) -> Tensor:
         """What the tokens say of each patch, before any patch hears of another: [B, N, width]."""
@@ -527,9 +531,9 @@ class Decoder(nn.Module):
         return x + (absent.to(x.dtype) @ self.absent[:k])[:, None]
 
     def _blend(self, drawn: Tensor) -> Tensor:
-        """Sum overlapping drawn patches [B, N, c * 2 size * 2 size] into pixels [B, c, H, W]."""
+        """Sum overlapping drawn patches [B, c * 2 size * 2 size, N] into pixels [B, c, H, W]."""
         size, side = self.patch_size, self.patch_size * self.grid
-        return F.fold(drawn.transpose(1, 2), (side, side), kernel_size=2 * size, stride=size, padding=size // 2)
+        return F.fold(drawn, (side, side), kernel_size=2 * size, stride=size, padding=size // 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Muon: momentum whose matrices are orthogonalised before they are applied (Keller Jordan, 2024).
 
-PyTorch's own Muon takes single matrices only and multiplies in bfloat16, which is a hundred times slower than float32
-on processors without bfloat16 units; experts' weights are stacked, so this one takes stacks.
+PyTorch's own Muon multiplies in bfloat16, which is up to a hundred times slower than float32 on processors without
+bfloat16 matrix units.
 """
 
 from collections.abc import Iterable
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 
-def orthogonalise(matrices: Tensor, steps: int = 3) -> Tensor:
-    """Return nearly the nearest semi-orthogonal matrix of each of [..., rows, columns], by Newton-Schulz iteration."""
+def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
+    """Return nearly the nearest semi-orthogonal matrix [rows, columns], by Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = matrices if wide else matrices.transpose(-1, -2)
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else matrix.T
+    x = x / (x.norm() + 1e-7)
     for _ in range(steps):
-        gram = x @ x.transpose(-1, -2)
+        gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.transpose(-1, -2)
+    return x if wide else x.T
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weight matrices [rows, columns] or stacks of them [n, rows, columns]."""
+    """Muon for weight matrices [rows, columns]."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -40,5 +40,5 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 momentum = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonalise(p.grad.lerp(momentum, group["momentum"]))
-                scale = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
+                scale = max(1.0, p.shape[0] / p.shape[1]) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)

@@ -133,29 +133,29 @@ class Trainer:
         self._build_optimisers()
 
     def _build_optimisers(self) -> None:
-        """Muon for the matrices inside transformers, AdamW for embeddings, outputs, norms and biases."""
+        """Muon for the matrices of encoder and decoder blocks, AdamW for all else at rates of its own."""
         train = self.config.train
-        muon: list[Tensor] = []
-        adam: list[Tensor] = []
-        linear: list[Tensor] = []  # starts as a least-squares solution, which steps of the common size would undo
+        groups: dict[str, list[Tensor]] = {"muon": [], "experts": [], "linear": [], "others": []}
         for name, p in self.model.named_parameters():
             if not p.requires_grad:
                 continue
             part = name.rsplit(".", 1)[-1]
             if part in ("token_embedding", "code", "told") or name.startswith(("encoder.patch", "decoder.output")):
-                linear.append(p)
-            elif ("blocks" in name and p.ndim == 2) or (
-                "stages" in name and p.ndim == 3 and not part.endswith("where")
-            ):
-                muon.append(p)
+                group = "linear"  # starts as a least-squares solution, which steps of the common size would undo
+            elif "blocks" in name and p.ndim == 2:
+                group = "muon"
+            elif "stages" in name and p.ndim == 3 and not part.endswith("where"):
+                group = "experts"
             else:
-                adam.append(p)
-        self.optimisers = [
-            Muon(muon, lr=train.muon_rate, weight_decay=train.weight_decay),
-            torch.optim.AdamW(adam, lr=train.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
-            torch.optim.AdamW(linear, lr=train.linear_rate, betas=(0.9, 0.95), weight_decay=0.0),
+                group = "others"
+            groups[group].append(p)
+        rates = {"experts": train.expert_rate, "linear": train.linear_rate, "others": train.adam_rate}
+        self.optimisers = [Muon(groups["muon"], lr=train.muon_rate, weight_decay=train.weight_decay)]
+        self.optimisers += [
+            torch.optim.AdamW(groups[name], lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+            for name, rate in rates.items()
         ]
-        self.rates = [train.muon_rate, train.adam_rate, train.linear_rate]
+        self.rates = [train.muon_rate, *rates.values()]
 
     def _set_rates(self, phase: Phase) -> None:
         """Warm up, hold, then fall linearly to nothing over the last half of the phase."""
@@ -368,6 +368,9 @@ def main() -> None:
     )
     parser.add_argument("--from-weights", type=Path, help="start from released weights instead of from nothing")
     args = parser.parse_args()
+    # Attention far outside a head's window is so faint that gradients through it are denormal numbers, which processors
+    # multiply up to fifty times slower. Threads inherit the setting, so it comes before the first of them starts.
+    torch.set_flush_denormal(True)
     config = RunConfig.load(args.config)
     size = config.model.image_size
     images = load_images(find_split(args.data, "train"), size)
