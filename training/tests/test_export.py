@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -70,3 +71,21 @@ def test_shipped_bundle_draws_what_it_was_shown() -> None:
     assert errors[0] < 0.5 * blank
     assert errors[0] < 0.4 * others
     assert errors[2] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_shipped_graphs_are_causal(stage: int) -> None:
+    """In the graph itself, token i is computed from exactly the tokens before it: nothing later, nothing left out."""
+    graph = onnx.load(ROOT / f"models/nativetok-128/mocet-{stage}.onnx").graph
+    producer = {output: node for node in graph.node for output in node.output}
+    positions = {name: i for i, name in enumerate(producer[producer["tokens"].input[0]].input)}
+    assert len(positions) == (32, 32, 64)[stage - 1]
+    inputs = {value.name for value in graph.input}
+    sources: dict[str, set[str]] = {name: {name} for name in inputs}  # the inputs and tokens behind every value
+    for node in graph.node:
+        behind = set().union(*(sources.get(name, set()) for name in node.input))
+        for output in node.output:
+            if output in positions:
+                assert behind - inputs == {name for name, i in positions.items() if i < positions[output]}
+                assert behind >= inputs
+            sources[output] = behind | ({output} & positions.keys())
