@@ -1,5 +1,6 @@
 """Photos from folders or tar shards into memory."""
 
+import csv
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,22 @@ def load_images(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
     An image of another size is brought to `image_size` as the service does it: upright, on white, shorter side resized
     with Lanczos, centre-cropped. Raises FileNotFoundError where there is no image.
     """
-    images = [_prepare(Image.open(io.BytesIO(data)), image_size) for path in paths for data in _files(path)]
-    if not images:
+    return load_keyed_images(paths, image_size)[1]
+
+
+def load_keyed_images(paths: Sequence[Path], image_size: int) -> tuple[list[str], NDArray[np.uint8]]:
+    """Load images as `load_images` does, with each one's key: its file name without folder and suffix."""
+    files = [file for path in paths for file in _files(path)]
+    if not files:
         raise FileNotFoundError(f"no image under {', '.join(map(str, paths))}")
-    return np.stack(images)
+    images = [_prepare(Image.open(io.BytesIO(data)), image_size) for _, data in files]
+    return [Path(name).stem for name, _ in files], np.stack(images)
+
+
+def load_labels(path: Path) -> dict[str, str]:
+    """Read the label of each key that has one from a CSV file with columns `key` and `label`."""
+    with path.open(newline="") as file:
+        return {row["key"]: row["label"] for row in csv.DictReader(file) if row["label"]}
 
 
 def find_split(root: Path, split: str) -> list[Path]:
@@ -31,17 +44,18 @@ def find_split(root: Path, split: str) -> list[Path]:
     return [root / split] if (root / split).is_dir() else [root]
 
 
-def _files(path: Path) -> Iterator[bytes]:
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The name and content of each image file of a folder, a tar shard or a file."""
     if path.is_dir():
         for photo in sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES):
-            yield photo.read_bytes()
+            yield photo.name, photo.read_bytes()
     elif path.suffix == ".tar":
         with tarfile.open(path) as shard:
             for member in shard:
                 if Path(member.name).suffix.lower() in SUFFIXES and (file := shard.extractfile(member)):
-                    yield file.read()
+                    yield member.name, file.read()
     else:
-        yield path.read_bytes()
+        yield path.name, path.read_bytes()
 
 
 def _prepare(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -15,8 +15,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from nativetok.classifier import Classifier, embed, load_classifier
 from nativetok.data import find_split, load_images
-from nativetok.metrics import codebook_use, position_entropy, psnr, ssim
+from nativetok.metrics import codebook_use, frechet_distance, position_entropy, psnr, ssim
 from nativetok.model import NativeTok, load_weights
 
 SHEET_IMAGES = 12
@@ -49,7 +50,11 @@ def reconstruct(model: NativeTok, images: np.ndarray, batch: int = 32) -> tuple[
 
 
 def measure(
-    images: np.ndarray, tokens: np.ndarray, decoded: dict[int, np.ndarray], codebook_size: int
+    images: np.ndarray,
+    tokens: np.ndarray,
+    decoded: dict[int, np.ndarray],
+    codebook_size: int,
+    classifier: Classifier | None = None,
 ) -> dict[str, Any]:
     """Every figure of the evaluation.
 
@@ -58,12 +63,18 @@ def measure(
         tokens: integers [N,L], ids of 0..codebook_size-1.
         decoded: length -> uint8 [N,H,W,3].
         codebook_size: entries of the codebook.
+        classifier: whose features the Fréchet distance is measured on.
 
     Returns:
-        A JSON-ready dictionary: the means over images of PSNR (dB) and SSIM a length, the share of the codebook in use,
-        over all images and over the first 1,000 (null when there are fewer), and bits of entropy a position.
+        A JSON-ready dictionary: the means over images of PSNR (dB) and SSIM a length, there too the Fréchet distance of
+        the reconstructions from the images (null without a classifier), the share of the codebook in use, over all
+        images and over the first 1,000 (null when there are fewer), and bits of entropy a position.
     """
     entropy = position_entropy(tokens)
+    distances: dict[int, float] = {}
+    if classifier:
+        features = embed(classifier, images)
+        distances = {length: frechet_distance(features, embed(classifier, shown)) for length, shown in decoded.items()}
     return {
         "images": len(images),
         "lengths": {
@@ -71,6 +82,7 @@ def measure(
                 "bytes": math.ceil(length * math.log2(codebook_size) / 8),
                 "psnr": float(psnr(images, pictures).mean()),
                 "ssim": float(ssim(images, pictures).mean()),
+                "frechet": distances.get(length),
             }
             for length, pictures in decoded.items()
         },
@@ -115,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, nargs="+", required=True, help="data (its val split), photos or .tar shards"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and contact-sheet.png")
+    parser.add_argument("--classifier", type=Path, help="a classifier's weights: adds the Fréchet distance")
     parser.add_argument("--batch", type=int, default=32, help="images at a time (default 32)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, help=f"cpu, cuda, cuda:1, ... (default {device})")
@@ -123,13 +136,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = load_weights(options.weights).to(options.device)
     images = load_images([path for root in options.data for path in find_split(root, "val")], model.config.image_size)
     tokens, decoded = reconstruct(model, images, options.batch)
-    figures = measure(images, tokens, decoded, model.config.codebook_size)
+    classifier = load_classifier(options.classifier).to(options.device) if options.classifier else None
+    figures = measure(images, tokens, decoded, model.config.codebook_size, classifier)
 
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
     contact_sheet(images, decoded).save(options.out / "contact-sheet.png", optimize=True)
     for length, figure in figures["lengths"].items():
-        print(f"{length:>4} tokens  PSNR {figure['psnr']:.2f} dB  SSIM {figure['ssim']:.3f}")
+        distance = "" if figure["frechet"] is None else f"  Fréchet {figure['frechet']:.2f}"
+        print(f"{length:>4} tokens  PSNR {figure['psnr']:.2f} dB  SSIM {figure['ssim']:.3f}{distance}")
     print(f"codebook in use {figures['codebook']['used']:.1%}, {figures['entropy']['mean_bits']:.2f} bits a token")
 
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
+from nativetok.classifier import Classifier, embed, load_classifier, save_classifier
 from nativetok.config import ModelConfig
 from nativetok.evaluate import contact_sheet, main, measure
-from nativetok.metrics import codebook_use, psnr
+from nativetok.metrics import codebook_use, frechet_distance, psnr
 from nativetok.model import NativeTok, load_weights, save_weights
 
 PHOTOS = Path(__file__).parents[2] / "test" / "fixtures" / "photos"
+CLASSIFIER = Path(__file__).parents[1] / "weights" / "classifier.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,20 @@ def test_every_length_has_the_mean_over_its_own_images(photos: np.ndarray) -> No
     assert figures["lengths"]["32"]["psnr"] == pytest.approx(psnr(photos, decoded[32]).mean())
     assert 10 < figures["lengths"]["32"]["psnr"] < figures["lengths"]["64"]["psnr"] < 30
     assert 0 < figures["lengths"]["32"]["ssim"] < figures["lengths"]["64"]["ssim"] < 1
+    assert figures["lengths"]["32"]["frechet"] is None
     assert [figures["lengths"][length]["bytes"] for length in ("32", "64")] == [48, 96]
     assert figures["codebook"] == {"size": 4096, "used": 64 / 4096, "used_by_1000_images": None}
     assert figures["entropy"]["bits_by_position"] == [1.0] + [0.0] * 63
     assert figures["entropy"]["mean_bits"] == pytest.approx(1 / 64)
+
+
+def test_a_finer_code_is_nearer_by_the_released_classifier(photos: np.ndarray) -> None:
+    decoded = {side: thumbnails(photos, side) for side in (4, 8, 16, 32)} | {128: photos}
+    figures = measure(photos, np.zeros((len(photos), 128), np.int64), decoded, 4096, load_classifier(CLASSIFIER))
+    distances = [figure["frechet"] for figure in figures["lengths"].values()]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] == pytest.approx(0, abs=1e-6)
+    assert distances[0] > 1.5 * distances[2]
 
 
 def test_the_sheet_shows_twelve_photos_above_their_reconstructions(photos: np.ndarray) -> None:
@@ -61,9 +73,10 @@ def test_the_command_measures_what_the_weights_do_to_the_photos(photos: np.ndarr
     )  # fmt: skip
     torch.manual_seed(0)
     save_weights(NativeTok(config), tmp_path / "weights.safetensors")
+    save_classifier(Classifier("ab", widths=(8, 8, 8, 8)), tmp_path / "classifier.safetensors")
     main([
         "--weights", str(tmp_path / "weights.safetensors"), "--data", str(PHOTOS), "--out", str(tmp_path / "out"),
-        "--batch", "7", "--device", "cpu",
+        "--classifier", str(tmp_path / "classifier.safetensors"), "--batch", "7", "--device", "cpu",
     ])  # fmt: skip
     figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
 
@@ -72,9 +85,13 @@ def test_the_command_measures_what_the_weights_do_to_the_photos(photos: np.ndarr
     )
     model = load_weights(tmp_path / "weights.safetensors")
     tokens = model.encode(torch.from_numpy(small), 8)
+    classifier = load_classifier(tmp_path / "classifier.safetensors")
     assert figures["images"] == len(photos)
     assert figures["codebook"]["used"] == codebook_use(tokens.numpy(), 64)
     for length in (4, 8):
-        expected = psnr(small, model.decode(tokens[:, :length]).numpy()).mean()
-        assert figures["lengths"][str(length)]["psnr"] == pytest.approx(expected, abs=1e-3)
+        decoded = model.decode(tokens[:, :length]).numpy()
+        figure = figures["lengths"][str(length)]
+        assert figure["psnr"] == pytest.approx(psnr(small, decoded).mean(), abs=1e-3)
+        distance = frechet_distance(embed(classifier, small), embed(classifier, decoded))
+        assert figure["frechet"] == pytest.approx(distance, rel=1e-3)
     assert Image.open(tmp_path / "out" / "contact-sheet.png").size == (96 + 12 * 68, 3 * 68 - 4)

@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
-from nativetok.metrics import codebook_use, position_entropy, psnr, ssim
+from nativetok.metrics import codebook_use, frechet_distance, position_entropy, psnr, ssim
 
 PHOTOS = Path(__file__).parents[2] / "test" / "fixtures" / "photos"
 Metric = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -64,6 +65,54 @@ def test_other_shapes_and_types_are_refused(metric: Metric, pairs: tuple[np.ndar
         metric(pairs[0], pairs[1][:2])
     with pytest.raises(ValueError, match="float32"):
         metric(pairs[0].astype(np.float32), pairs[1])
+
+
+@pytest.fixture(scope="module")
+def features() -> np.ndarray:
+    """Correlated features off the origin, float64 [50,8]."""
+    random = np.random.default_rng(0)
+    return random.normal(size=(50, 8)) @ random.normal(size=(8, 8)) + 3
+
+
+def test_frechet_distance_of_a_set_from_itself_is_none(features: np.ndarray) -> None:
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-9)
+    assert frechet_distance(features, features[::-1]) >= 0
+
+
+def test_frechet_distance_of_moved_and_stretched_sets_is_its_closed_form(features: np.ndarray) -> None:
+    shift = np.arange(8.0)
+    assert frechet_distance(features, features + shift) == pytest.approx(np.square(shift).sum())
+    mean, variance = features.mean(axis=0), features.var(axis=0, ddof=1)
+    assert frechet_distance(features, 3 * features) == pytest.approx(4 * (np.square(mean).sum() + variance.sum()))
+
+
+def test_frechet_distance_of_unlike_sets_is_the_formula_of_heusel(features: np.ndarray) -> None:
+    other = np.random.default_rng(1).normal(size=(70, 8)) * np.arange(1, 9)
+    a, b = np.cov(features.T), np.cov(other.T)
+    means = np.square(features.mean(axis=0) - other.mean(axis=0)).sum()
+    expected = means + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert frechet_distance(features, other) == pytest.approx(expected)
+    assert frechet_distance(other, features) == pytest.approx(expected)
+
+
+def test_frechet_distance_is_exact_for_fewer_samples_than_features() -> None:
+    few = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+    expected = np.square(few.mean(axis=0)).sum() + few.var(axis=0, ddof=1).sum()
+    assert frechet_distance(few, 2 * few) == pytest.approx(expected, rel=1e-5)
+
+
+def test_frechet_distance_falls_towards_its_value_with_more_samples() -> None:
+    draws = np.random.default_rng(0).normal(size=(2, 4000, 16))
+    distances = [frechet_distance(draws[0, :n], draws[1, :n]) for n in (40, 400, 4000)]
+    assert distances[0] > 5 * distances[1] > 25 * distances[2] > 0
+
+
+def test_sets_that_have_no_frechet_distance_are_refused(features: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="as many features"):
+        frechet_distance(features, features[:, :4])
+    with pytest.raises(ValueError, match="two samples"):
+        frechet_distance(features, features[:1])
 
 
 def test_entropy_of_known_sequences() -> None:
