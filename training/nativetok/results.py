@@ -1,0 +1,301 @@
+"""Rebuilds the tables and plots of docs/results.md, and README's table of quality, from the figures in docs/results/.
+
+python -m nativetok.results
+
+Nothing is measured here. A table stands between markers such as `<!-- quality -->` and `<!-- /quality -->`; what is
+outside of them stays as it is.
+"""
+
+import argparse
+import itertools
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+REPOSITORY = Path(__file__).parents[2]
+FIGURES = ("quality", "quality-other", "rate-distortion", "order")
+Figures = Mapping[str, Any]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker each besides.
+STYLES: dict[str, dict[str, Any]] = {
+    "NativeTok": {"color": "#D55E00", "marker": "*"},
+    "thumbnail": {"color": "#555555", "marker": "x"},
+    "JPEG": {"color": "#E69F00", "marker": "s"},
+    "WebP": {"color": "#0072B2", "marker": "o"},
+    "AVIF": {"color": "#009E73", "marker": "^"},
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up in the source, too."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def quality_table(quality: Figures) -> str:
+    """Quality by number of tokens, of the figures that `nativetok.evaluate` writes."""
+    lengths = quality["lengths"]
+    frechet = any(figures["frechet"] is not None for figures in lengths.values())
+    return table(
+        ["tokens", "bytes", "PSNR, dB", "SSIM", *(["Fréchet distance"] if frechet else [])],
+        (
+            [
+                length,
+                f"{figures['bytes']}",
+                f"{figures['psnr']:.2f}",
+                f"{figures['ssim']:.3f}",
+                *([f"{figures['frechet']:.2f}"] if frechet else []),
+            ]
+            for length, figures in lengths.items()
+        ),
+    )
+
+
+def rate_distortion_table(figures: Figures) -> str:
+    """What few bytes give: tokens, thumbnails, smaller pictures, and of each codec the smallest file at full size."""
+    rows = []
+    for name, curve in figures["curves"].items():
+        full = max(point.get("side", 0) for point in curve)
+        first = next((point for point in curve if point.get("side") == full), None)
+        for point in curve:
+            if name not in ("NativeTok", "thumbnail") and point["side"] == full and point is not first:
+                continue
+            rows.append(
+                [
+                    name,
+                    f"{point['tokens']} tokens" if "tokens" in point else f"{point['side']}x{point['side']}",
+                    f"{point['quality']}" if "quality" in point else "",
+                    f"{point['bytes']:,.0f}",
+                    f"{point['payload']:,.0f}",
+                    f"{point['psnr']:.2f}",
+                    f"{point['ssim']:.3f}",
+                ]
+            )
+    return table(["code", "size", "quality", "bytes, file", "bytes, payload", "PSNR, dB", "SSIM"], rows)
+
+
+def tell_table(order: Figures) -> str:
+    """Entropy and information by position, averaged over octaves of positions."""
+    tell = order["tell"]
+    return table(
+        ["position", "entropy, bits", "told of coarse content, bits", "told of fine content, bits"],
+        (
+            [
+                f"{start + 1}" if end == start + 1 else f"{start + 1}-{end}",
+                f"{np.mean(tell['entropy'][start:end]):.2f}",
+                f"{np.mean(tell['coarse']['information'][start:end]):.3f}",
+                f"{np.mean(tell['fine']['information'][start:end]):.3f}",
+            ]
+            for start, end in _octaves(len(tell["entropy"]))
+        ),
+    )
+
+
+def add_table(order: Figures) -> str:
+    """What each prefix adds to the one before it, by band of spatial frequency."""
+    add = order["add"]
+    rows = [[length, f"{prefix['psnr']:.2f}", *_frequencies(prefix)] for length, prefix in add["prefixes"].items()] + [
+        ["the photo", "", *_frequencies(add["photos"])]
+    ]
+    return table(["tokens", "PSNR, dB", "mean frequency", *_band_names(add["band_edges"])], rows)
+
+
+def _frequencies(change: Figures) -> list[str]:
+    return [f"{change['mean_frequency']:.1f}", *(f"{share:.0%}" for share in change["shares"])]
+
+
+def _band_names(edges: Sequence[int]) -> list[str]:
+    between = [f"{low}-{high}" for low, high in itertools.pairwise(edges)]
+    return [f"below {edges[0]}", *between, f"{edges[-1]} up"]
+
+
+def _octaves(length: int) -> list[tuple[int, int]]:
+    """Slices of positions that double: 0..1, 1..2, 2..4, 4..8, ..., the last one cut at `length`."""
+    ends = [1]
+    while ends[-1] < length:
+        ends.append(min(2 * ends[-1], length))
+    return list(itertools.pairwise([0, *ends]))
+
+
+def blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
+    """What stands between the markers of docs/results.md, by their names."""
+    order = figures["order"]
+    val, train = order["images"]["val"], order["images"]["train"]
+    coarse, fine = order["tell"]["coarse"], order["tell"]["fine"]
+    told = (
+        f"{val:,} photos of val and {train:,} of the train split, with which no entropy can show as more than "
+        f"{np.log2(val + train):.2f} bits. The most that a token could tell, the clusters' own entropy, is "
+        f"{coarse['entropy']:.2f} bits (coarse) and {fine['entropy']:.2f} (fine). By chance, what one position seems "
+        f"to tell is off by {coarse['noise']:.3f} and {fine['noise']:.3f} bits (standard deviation)."
+    )
+    return {
+        "quality": _counted(quality_table(figures["quality"]), figures["quality"]["images"]),
+        "quality-other": _counted(quality_table(figures["quality-other"]), figures["quality-other"]["images"]),
+        "rate-distortion": _counted(
+            rate_distortion_table(figures["rate-distortion"]), figures["rate-distortion"]["images"]
+        ),
+        "order-add": _counted(add_table(order), val),
+        "order-tell": f"{tell_table(order)}\n\n{textwrap.fill(told, 120)}",
+    }
+
+
+def _counted(content: str, images: int) -> str:
+    return f"{content}\n\n{images:,} photos."
+
+
+def rebuild(text: str, contents: Mapping[str, str]) -> str:
+    """Put each content between the markers of its name. Raises ValueError for markers that are not there once."""
+    for name, content in contents.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"{begin} and {end} have to stand in the text once")
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n\n{content}\n\n{end}{after}"
+    return text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plots
+
+
+def draw_rate_distortion(figures: Figures) -> Figure:
+    """PSNR and SSIM against bytes: whole files above, payload alone below."""
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, sharey="col")
+    for row, (counted, what) in enumerate((("bytes", "whole file"), ("payload", "payload alone"))):
+        for column, (measure, label) in enumerate((("psnr", "PSNR, dB"), ("ssim", "SSIM"))):
+            ax = axes[row, column]
+            for name, curve in figures["curves"].items():
+                _draw_curve(ax, name, curve, counted, measure)
+            ax.set(xscale="log", title=f"{label.split(',')[0]}, {what}", ylabel=label)
+            ax.set_xticks([50, 100, 200, 500, 1000, 2000], ["50", "100", "200", "500", "1,000", "2,000"])
+            ax.minorticks_off()
+            ax.grid(alpha=0.3)
+            if row == 1:
+                ax.set_xlabel("bytes an image (mean)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _draw_curve(ax: Axes, name: str, curve: Sequence[Figures], counted: str, measure: str) -> None:
+    style = STYLES[name]
+    if name in ("NativeTok", "thumbnail"):
+        x, y = [point[counted] for point in curve], [point[measure] for point in curve]
+        ours = name == "NativeTok"
+        label = "NativeTok, tokens" if ours else "raw RGB thumbnail"
+        ax.plot(x, y, **style, linestyle="-" if ours else "", markersize=14 if ours else 8, label=label, zorder=3)
+        for point, left, bottom in zip(curve, x, y, strict=True):
+            text = f"{point['tokens']}" if ours else f"{point['side']}x{point['side']}"
+            ax.annotate(text, (left, bottom), (2, -19) if ours else (7, -4), textcoords="offset points")
+        return
+    full = max(point["side"] for point in curve)
+    for points, smaller in (
+        ([point for point in curve if point["side"] == full], False),
+        ([point for point in curve if point["side"] < full], True),
+    ):
+        ax.plot(
+            [point[counted] for point in points],
+            [point[measure] for point in points],
+            **style,
+            linestyle=":" if smaller else "-",
+            markerfacecolor="white" if smaller else style["color"],
+            markersize=5,
+            label=f"{name} of a smaller picture" if smaller else name,
+        )
+
+
+def draw_order(order: Figures) -> Figure:
+    """Entropy and information by position, PSNR by prefix, and the bands that each prefix adds to."""
+    tell, add = order["tell"], order["add"]
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    (entropy, information), (quality, bands) = figure.subplots(2, 2)
+    positions = np.arange(1, len(tell["entropy"]) + 1)
+
+    entropy.plot(positions, tell["entropy"], ".", color="#0072B2")
+    limit = np.log2(sum(order["images"].values()))
+    entropy.axhline(limit, color="#555555", linestyle="--", linewidth=1)
+    entropy.annotate("the most that so many photos can show", (1, limit), (0, 4), textcoords="offset points")
+    entropy.set(title="Entropy of the ids", ylabel="bits", ylim=(0, limit + 1.5))
+
+    for name, colour, marker in (("coarse", "#D55E00", "o"), ("fine", "#0072B2", "^")):
+        told = tell[name]["information"]
+        information.plot(positions, told, marker, color=colour, markersize=3, alpha=0.4, linestyle="")
+        octaves = _octaves(len(told))
+        centres = [np.sqrt((start + 1) * end) for start, end in octaves]
+        means = [np.mean(told[start:end]) for start, end in octaves]
+        information.plot(centres, means, color=colour, marker=marker, label=f"{name} content")
+    information.set(title="What a single token tells (lines: means over octaves)", ylabel="bits")
+    information.legend(frameon=False)
+    for ax in (entropy, information):
+        ax.set_xlabel("position")
+        _log2_axis(ax, len(positions))
+
+    lengths = [int(length) for length in add["prefixes"]]
+    quality.plot(lengths, [prefix["psnr"] for prefix in add["prefixes"].values()], "o-", color="#D55E00")
+    quality.set(title="PSNR by prefix", xlabel="tokens", ylabel="dB")
+    _log2_axis(quality, lengths[-1])
+
+    columns = [*map(str, lengths), "photo"]
+    shares = np.array([change["shares"] for change in (*add["prefixes"].values(), add["photos"])])
+    bottoms = np.cumsum(shares, axis=1) - shares
+    for band, name in enumerate(_band_names(add["band_edges"])):
+        shade = colormaps["cividis"](band / len(add["band_edges"]))
+        bands.bar(columns, shares[:, band], bottom=bottoms[:, band], color=shade, label=name, width=0.85)
+    bands.set(
+        title="What each prefix adds to the one before it", xlabel="tokens", ylabel="share of energy", ylim=(0, 1)
+    )
+    handles, names = bands.get_legend_handles_labels()
+    bands.legend(
+        handles[::-1], names[::-1], title="cycles an image", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+    )
+    for ax in (entropy, information, quality):
+        ax.grid(alpha=0.3)
+    return figure
+
+
+def _log2_axis(ax: Axes, length: int) -> None:
+    ticks = [end for _, end in _octaves(length)]
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: rewrites docs/results.md, its plots and README's table."""
+    parser = argparse.ArgumentParser(prog="python -m nativetok.results", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--root", type=Path, default=REPOSITORY, help="the repository (default: the one this is part of)"
+    )
+    root = parser.parse_args(arguments).root
+
+    figures = {name: json.loads((root / "docs" / "results" / f"{name}.json").read_text()) for name in FIGURES}
+    page, readme = root / "docs" / "results.md", root / "README.md"
+    page.write_text(rebuild(page.read_text(), blocks(figures)))
+    readme.write_text(rebuild(readme.read_text(), {"quality": quality_table(figures["quality"])}))
+    plots = {
+        "rate-distortion": draw_rate_distortion(figures["rate-distortion"]),
+        "order-curves": draw_order(figures["order"]),
+    }
+    for name, plot in plots.items():
+        plot.savefig(root / "docs" / "images" / f"{name}.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
