@@ -369,7 +369,7 @@ def main() -> None:
     parser.add_argument("--from-weights", type=Path, help="start from released weights instead of from nothing")
     args = parser.parse_args()
     # Attention far outside a head's window is so faint that gradients through it are denormal numbers, which processors
-    # multiply up to fifty times slower. Threads inherit the setting, so it comes before the first of them starts.
+    # multiply over twenty times slower. Threads inherit the setting, so it comes before the first of them starts.
     torch.set_flush_denormal(True)
     config = RunConfig.load(args.config)
     size = config.model.image_size
