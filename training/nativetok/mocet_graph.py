@@ -1,7 +1,9 @@
 """ONNX graphs of the causal loop, one a training stage, its experts unrolled.
 
-The nodes are written directly: PyTorch's exporter takes over a minute to trace 32 experts. Weights stay stacked and
-fp16 in the file; ONNX Runtime casts, multiplies and splits them once, when it loads the graph.
+The nodes are written directly: PyTorch's exporter takes over a minute to trace 32 experts. An expert is a few small
+products, so the number of its nodes counts, at run time and when a graph is loaded: sums are folded into the products
+before them, and what no image changes is computed here. Large weights stay stacked and fp16 in the file; ONNX Runtime
+casts, multiplies and splits them once, when it loads the graph.
 """
 
 from collections.abc import Callable
@@ -11,15 +13,20 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch.nn import functional as F
 
 from nativetok.model import CrossExperts, NativeTok
 
 # Appends the nodes of one expert's part: its number in the stage and its input's name to its output's name.
 ExpertGraph = Callable[[int, str], str]
-# The same of a part that also reads the codes before, joined; empty for the very first expert.
+# The same of a whole expert, which also reads what the codes before tell of its own.
 CodeGraph = Callable[[int, str, str], str]
+# Appends x @ weight + addend.
+ProductGraph = Callable[[str, str, str], str]
 
 OPSET = 20
+SMALLEST_HALF = 2**15
+"""Elements from which on a weight is stored as fp16."""
 IR_VERSION = 10
 
 
@@ -38,6 +45,7 @@ class _StageGraph:
         self.experts, self.count = experts, experts.end - experts.start
         self.nodes: list[onnx.NodeProto] = []
         self.initialisers: list[onnx.TensorProto] = []
+        self.shapes: dict[tuple[int, ...], str] = {}
         self.names = 0
         self.d, self.heads = self.config.expert_width, self.config.expert_heads
         codebook = model.quantiser.codebook.numpy()
@@ -51,7 +59,8 @@ class _StageGraph:
     def build(self) -> onnx.ModelProto:
         d, start, n = self.d, self.experts.start, self.count
         inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, ["B", self.config.latents, d])]
-        memory, codes = "latents", ""
+        memory = "latents"
+        heard, told_before, told_by = self._told()
         if start:
             inputs.append(helper.make_tensor_value_info("prefix", TensorProto.INT32, ["B", start]))
             embedded = self.node("Gather", self.embedded_entries, "prefix", axis=0)
@@ -59,71 +68,110 @@ class _StageGraph:
             memory = self.node("Concat", memory, self.node("Add", embedded, positions), axis=1)
             entries = self.node("Gather", self.entries, "prefix", axis=0)
             codes = self.node("Reshape", entries, self.shape(0, start * self.config.code_width))
+            heard = self.gemm(codes, self.weight(told_before), heard)
         expert = self._cross() if isinstance(self.experts, CrossExperts) else self._self()
         tokens = []
         for i in range(n):
-            # the code's length does not matter to the nearest entry, all of which have length 1
-            similarity = self.node("MatMul", expert(i, memory, codes), self.codebook_columns)
+            mine = self.shape(i * self.config.code_width), self.shape((i + 1) * self.config.code_width), self.shape(1)
+            code = expert(i, memory, self.node("Slice", heard, *mine))
+            similarity = self.node("MatMul", code, self.codebook_columns)
             tokens.append(self.node("ArgMax", similarity, axis=-1, keepdims=1))  # [B, 1]
             if i + 1 < n:
                 embedded = self.node("Gather", self.embedded_entries, tokens[-1], axis=0)  # [B, 1, D]
                 embedded = self.node("Add", embedded, self.weight(self.all_positions[start + i]))
                 memory = self.node("Concat", memory, embedded, axis=1)
-                code = self.node("Reshape", self.node("Gather", self.entries, tokens[-1], axis=0), self.shape(0, -1))
-                codes = self.node("Concat", codes, code, axis=1) if codes else code
+                code = self.node(
+                    "Reshape",
+                    self.node("Gather", self.entries, tokens[-1], axis=0),
+                    self.shape(0, self.config.code_width),
+                )
+                heard = self.gemm(code, self.weight(told_by[i]), heard)
         joined = self.node("Concat", *tokens, axis=1)
         self.nodes.append(helper.make_node("Cast", [joined], ["tokens"], to=TensorProto.INT32))
         output = helper.make_tensor_value_info("tokens", TensorProto.INT32, ["B", n])
         graph = helper.make_graph(self.nodes, "mocet", inputs, [output], self.initialisers)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
-    # -- experts: from the memory [B, T, D] and the codes before [B, k * C] to a code [B, C]
+    def _told(self) -> tuple[str, NDArray[np.float32], NDArray[np.float32]]:
+        """What codes tell of later ones, as it is heard by all n experts at once: [B, n * C], added up token by token.
+
+        Returns what is heard before any token (the codes' means, with which it is taken off), what the prefix adds
+        [start * C, n * C] and what each of the stage's tokens but the last adds [n - 1, C, n * C].
+        """
+        start, n, width = self.experts.start, self.count, self.config.code_width
+        deviation = self.experts.code_deviation.numpy()
+        mean = self.weight((-self.experts.code_mean.numpy() / deviation).reshape(1, n * width))
+        told = -self.array("told") / deviation[:, None]
+        told = told.transpose(1, 0, 2).reshape(-1, n * width)
+        told_by = told[start * width :].reshape(n - 1, width, n * width)
+        return mean, told[: start * width], told_by
+
+    # -- experts: from the memory [B, T, D] and what is heard [B, C] to a code [B, C]
 
     def _cross(self) -> CodeGraph:
         d, h, n = self.d, self.heads, self.count
         layers = []
         for layer in range(self.config.expert_depth):
-            q = self._heads(f"{layer}_q", [0, 2, 1, 3])  # [n, H, D, d/H]
-            k = self._heads(f"{layer}_k", [0, 2, 3, 1])  # [n, H, d/H, D]
-            scale = self.weight(np.array((d // h) ** -0.5))
-            absorbed = self.node("Mul", self.node("MatMul", q, k), scale)  # [n, H, D, D]
-            q_k = self.split(self.node("Transpose", absorbed, perm=[0, 2, 1, 3]), d, h * d)
             v = self._heads(f"{layer}_v", [0, 2, 1, 3])
             out = self.node("Reshape", self.stack(f"{layer}_out"), self.shape(n, h, d // h, d))
-            where = self.experts.weights[f"{layer}_where"].detach().numpy()
-            layers.append((q_k, self.split(self.node("MatMul", v, out), h * d, d), where, self._mlp(layer)))
+            v_out = self.split(self.node("MatMul", v, out), h * d, d)
+            asking = self._first_queries() if layer == 0 else self._queries(layer)
+            layers.append((asking, self.array(f"{layer}_where"), v_out, self._mlp(layer, self.gemm)))
         code = self._code()
-        norms = [self.rows(f"{layer}_norm") for layer in range(self.config.expert_depth)]
-        queries = self.split(self.weight(self.experts.query.detach().numpy()), 1, d)
+        queries = self.experts.query.detach().numpy()
 
-        def expert(i: int, memory: str, codes: str) -> str:
-            x = queries[i]  # [1, D] until the memory has been read: the first layer's attention query is a constant
+        def expert(i: int, memory: str, heard: str) -> str:
+            x = self.weight(queries[i : i + 1])
             seen = self.config.latents + self.experts.start + i
-            for norm, (q_k, v_out, where, mlp) in zip(norms, layers, strict=True):
-                q = self.node("MatMul", self.norm(x, norm[i]), q_k[i])
-                q = self.node("Reshape", q, self.shape(-1, h, d))
-                scores = self.node("MatMul", q, self.node("Transpose", memory, perm=[0, 2, 1]))
-                scores = self.node("Add", scores, self.weight(where[i, :, :seen]))
+            keys = self.node("Transpose", memory, perm=[0, 2, 1])
+            for asking, where, v_out, mlp in layers:
+                scores = self.node("Add", self.node("MatMul", asking(i, x), keys), self.weight(where[i, :, :seen]))
                 mixture = self.node("MatMul", self.node("Softmax", scores, axis=-1), memory)  # [B, H, D]
-                mixture = self.node("Reshape", mixture, self.shape(-1, h * d))
-                x = mlp(i, self.node("Add", x, self.node("MatMul", mixture, v_out[i])))
-            return code(i, x, codes)
+                x = mlp(i, self.gemm(self.node("Reshape", mixture, self.shape(0, h * d)), v_out[i], x))
+            return code(i, x, heard)
 
         return expert
+
+    def _first_queries(self) -> ExpertGraph:
+        """The first layer's attention queries [1, H, D]: constants, for nothing of the image has been read yet."""
+        d, h, n = self.d, self.heads, self.count
+        w = {name: weight.detach() for name, weight in self.experts.weights.items()}
+        normed = F.layer_norm(self.experts.query.detach(), (d,)) * w["0_norm"]
+        asking = (normed[:, None] @ w["0_q"]).view(n, h, 1, d // h)
+        keys = w["0_k"].view(n, d, h, d // h).permute(0, 2, 3, 1)
+        absorbed = ((asking @ keys) * (d // h) ** -0.5).view(n, 1, h, d).numpy()
+        return lambda i, _: self.weight(absorbed[i])
+
+    def _queries(self, layer: int) -> ExpertGraph:
+        """A later layer's attention queries [B, H, D], the key projection absorbed into them."""
+        d, h = self.d, self.heads
+        q = self._heads(f"{layer}_q", [0, 2, 1, 3])  # [n, H, D, d/H]
+        k = self._heads(f"{layer}_k", [0, 2, 3, 1])  # [n, H, d/H, D]
+        scale = self.weight(np.array((d // h) ** -0.5))
+        absorbed = self.node("Mul", self.node("MatMul", q, k), scale)  # [n, H, D, D]
+        q_k = self.split(self.node("Transpose", absorbed, perm=[0, 2, 1, 3]), d, h * d)
+        norms = self.array(f"{layer}_norm")
+
+        def asking(i: int, x: str) -> str:
+            return self.node("Reshape", self.node("MatMul", self.norm(x, norms[i]), q_k[i]), self.shape(0, h, d))
+
+        return asking
 
     def _self(self) -> CodeGraph:
         d, h = self.d, self.heads
         layers = []
         for layer in range(self.config.expert_depth):
             parts = [self.split(self.stack(f"{layer}_{part}"), d, d) for part in ("q", "k", "v", "out")]
-            layers.append((self.rows(f"{layer}_norm"), parts, self._mlp(layer)))
+            layers.append((self.array(f"{layer}_norm"), parts, self._mlp(layer, self.product)))
         code = self._code()
-        queries = self.split(self.weight(self.experts.query.detach().numpy()), 1, d)
+        queries = self.experts.query.detach().numpy()
         scale = self.weight(np.array((d // h) ** -0.5))
 
-        def expert(i: int, memory: str, codes: str) -> str:
+        def expert(i: int, memory: str, heard: str) -> str:
             batch = self.node("Slice", self.node("Shape", memory), self.shape(0), self.shape(1))
-            query = self.node("Expand", queries[i], self.node("Concat", batch, self.shape(1, d), axis=0))
+            query = self.node(
+                "Expand", self.weight(queries[i : i + 1]), self.node("Concat", batch, self.shape(1, d), axis=0)
+            )
             x = self.node("Concat", memory, query, axis=1)
             for norm, (w_q, w_k, w_v, w_out), mlp in layers:
                 normed = self.norm(x, norm[i])
@@ -137,7 +185,7 @@ class _StageGraph:
                 attended = self.node("Transpose", attended, perm=[0, 2, 1, 3])
                 attended = self.node("Reshape", attended, self.shape(0, 0, d))
                 x = mlp(i, self.node("Add", x, self.node("MatMul", attended, w_out[i])))
-            return code(i, self.node("Reshape", x, self.shape(-1, d)), codes)
+            return code(i, self.node("Reshape", x, self.shape(-1, d)), heard)
 
         return expert
 
@@ -148,37 +196,22 @@ class _StageGraph:
     def _split_heads(self, x: str, perm: list[int]) -> str:
         return self.node("Transpose", self.node("Reshape", x, self.shape(0, 0, self.heads, -1)), perm=perm)
 
-    def _mlp(self, layer: int) -> ExpertGraph:
-        mlp, norms = self.config.expert_mlp, self.rows(f"{layer}_mlp_norm")
-        w_in, w_out = (
-            self.split(self.stack(f"{layer}_mlp_in"), self.d, mlp),
-            self.split(self.stack(f"{layer}_mlp_out"), mlp, self.d),
-        )
-        bias = self.rows(f"{layer}_mlp_in_bias")
+    def _mlp(self, layer: int, product: ProductGraph) -> ExpertGraph:
+        mlp = self.config.expert_mlp
+        norms, biases = self.array(f"{layer}_mlp_norm"), self.array(f"{layer}_mlp_in_bias")
+        w_in = self.split(self.stack(f"{layer}_mlp_in"), self.d, mlp)
+        w_out = self.split(self.stack(f"{layer}_mlp_out"), mlp, self.d)
 
         def apply(i: int, x: str) -> str:
-            hidden = self.node("Add", self.node("MatMul", self.norm(x, norms[i]), w_in[i]), bias[i])
-            return self.node("Add", x, self.node("MatMul", self.node("Gelu", hidden), w_out[i]))
+            hidden = product(self.norm(x, norms[i]), w_in[i], self.weight(biases[i]))
+            return product(self.node("Gelu", hidden), w_out[i], x)
 
         return apply
 
     def _code(self) -> CodeGraph:
-        width = self.config.code_width
-        deviation = self.weight(self.experts.code_deviation.numpy()[:, None])
-        weights = self.split(self.node("Div", self.stack("code"), deviation), self.d, width)
-        mean = self.node("Div", self.weight(self.experts.code_mean.numpy()[:, None]), deviation)
-        norms, means = self.rows("norm"), self.split(mean, 1, width)
-        told = self.experts.weights["told"].detach().numpy()
-        deviations = self.split(deviation, 1, width)
-
-        def code(i: int, x: str, codes: str) -> str:
-            said = self.node("Sub", self.node("MatMul", self.norm(x, norms[i]), weights[i]), means[i])
-            if not codes:
-                return said
-            weight = self.node("Div", self.weight(told[i, : (self.experts.start + i) * width]), deviations[i])
-            return self.node("Sub", said, self.node("MatMul", codes, weight))
-
-        return code
+        """The code normalised but for its length, which does not matter to the nearest of entries of length 1."""
+        norms, weights = self.array("norm"), self.array("code") / self.experts.code_deviation.numpy()[:, None]
+        return lambda i, x, heard: self.gemm(self.norm(x, norms[i]), self.weight(weights[i]), heard)
 
     # -- nodes and weights
 
@@ -188,16 +221,24 @@ class _StageGraph:
         self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
-    def norm(self, x: str, scale: str) -> str:
-        return self.node("LayerNormalization", x, scale, axis=-1, epsilon=1e-5)
+    def norm(self, x: str, scale: NDArray[np.float32]) -> str:
+        return self.node("LayerNormalization", x, self.weight(scale), axis=-1, epsilon=1e-5)
+
+    def gemm(self, x: str, weight: str, addend: str) -> str:
+        """Multiply x [R, P] by a weight [P, Q] and add what is [R, Q] or broadcast to it: one node."""
+        return self.node("Gemm", x, weight, addend)
+
+    def product(self, x: str, weight: str, addend: str) -> str:
+        """Do the same for x of any rank."""
+        return self.node("Add", self.node("MatMul", x, weight), addend)
+
+    def array(self, name: str) -> NDArray[np.float32]:
+        """A weight of all experts, to be cut here."""
+        return self.experts.weights[name].detach().numpy()
 
     def stack(self, name: str) -> str:
-        """A weight of all experts, cast to float32."""
-        return self.weight(self.experts.weights[name].detach().numpy())
-
-    def rows(self, name: str) -> list[str]:
-        """A weight vector of each expert."""
-        return [self.weight(row) for row in self.experts.weights[name].detach().numpy()]
+        """A weight of all experts, to be cut when the graph is loaded."""
+        return self.weight(self.array(name))
 
     def split(self, stack: str, rows: int, columns: int) -> list[str]:
         """Cut a stack into one matrix [rows, columns] an expert."""
@@ -207,13 +248,15 @@ class _StageGraph:
         return names
 
     def shape(self, *dimensions: int) -> str:
-        return self._initialiser(np.array(dimensions, np.int64))
+        if dimensions not in self.shapes:
+            self.shapes[dimensions] = self._initialiser(np.array(dimensions, np.int64))
+        return self.shapes[dimensions]
 
     def weight(self, array: NDArray[Any]) -> str:
-        """A float32 constant, stored as fp16 where that loses nothing."""
+        """A float32 constant, stored as fp16 where that loses nothing and saves more than the cast costs at loading."""
         array = np.asarray(array, np.float32)
         half = array.astype(np.float16)
-        if array.size > 1 and (half.astype(np.float32) == array).all():
+        if array.size >= SMALLEST_HALF and (half.astype(np.float32) == array).all():
             return self.node("Cast", self._initialiser(half), to=TensorProto.FLOAT)
         return self._initialiser(array)
 
