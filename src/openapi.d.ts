@@ -232,6 +232,12 @@ export interface components {
             /** @enum {string} */
             provider: "cuda" | "cpu";
             providerReason: string;
+            /** @description Processes that run graphs */
+            engines: number;
+            /** @description Threads on which each runs a graph */
+            threads: number;
+            /** @description Most items that one takes at once */
+            maxBatch: number;
             limits: {
                 /** @description Images or sequences a request */
                 images: number;

@@ -24,6 +24,7 @@ async function main(): Promise<void> {
       devices: config.devices,
       engines: config.engines,
       threads: config.threads,
+      tf32: config.tf32,
       maxBatch: config.maxBatch,
       queueLimit: config.queueLimit,
       // A stalled batch is found, its engine replaced and the batch run again within the request's deadline.
@@ -47,8 +48,8 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
     port: config.port,
     listenTextResolver: (address) => `listening on ${address}`,
   })
-  const { name, model, bundle, provider, providerReason } = inference.info
-  log.info({ name, model, bundle, provider, providerReason }, 'serving')
+  const { name, model, bundle, provider, providerReason, engines, threads, maxBatch } = inference.info
+  log.info({ name, model, bundle, provider, providerReason, engines, threads, maxBatch }, 'serving')
   log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
 
   closeWithGrace({ delay: false, logger: log }, async ({ signal, err }) => {

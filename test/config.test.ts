@@ -11,7 +11,7 @@ test('defaults', () => {
     model: 'models/nativetok-128',
     provider: 'auto',
     devices: [0],
-    maxBatch: 32,
+    tf32: false,
     queueLimit: 4096,
     maxImages: 1024,
     bodyLimit: 64 * 2 ** 20,
@@ -30,12 +30,15 @@ test('a flag goes before the environment, the environment before the default', (
     NATIVETOK_MAX_BATCH: '8',
     NATIVETOK_API_KEY: 'secret',
     NATIVETOK_DEVICES: '1,3',
+    NATIVETOK_TF32: 'on',
   }
   const config = readConfig(['--port', '9001'], env)
   assert.equal(config.port, 9001)
   assert.equal(config.maxBatch, 8)
   assert.equal(config.apiKey, 'secret')
   assert.deepEqual(config.devices, [1, 3])
+  assert.equal(config.tf32, true)
+  assert.equal(readConfig(['--tf32', 'off'], env).tf32, false)
 })
 
 test('an impossible value is refused by name', () => {
@@ -46,6 +49,7 @@ test('an impossible value is refused by name', () => {
     [['--provider', 'tpu'], {}, /--provider.*auto, cuda, cpu/],
     [['--body-limit', '64MB'], {}, /--body-limit.*64MB.*8MiB/],
     [['--devices', '0,0'], {}, /--devices.*twice/],
+    [['--tf32', 'yes'], {}, /--tf32.*yes.*on, off/],
     [['--request-timeout', '0'], {}, /--request-timeout.*seconds/],
     [[], { NATIVETOK_API_KEY: '' }, /NATIVETOK_API_KEY.*not empty/],
     [['--log-level', 'loud'], {}, /--log-level.*silent/],

@@ -166,8 +166,8 @@ class Lane<Input, Output> {
 
 /**
  * Gathers single images and sequences into batches for whatever engines there are. Batching is continuous: an idle engine
- * gets at once what is waiting, up to `maxBatch`; while all are busy the queues grow. Encode and decode wait apart and
- * take turns, so that neither starves the other.
+ * gets at once what is waiting, up to `maxBatch` and up to its share of all that waits or runs; while all are busy the
+ * queues grow. Encode and decode wait apart and take turns, so that neither starves the other.
  */
 export class Batcher {
   readonly #maxBatch: number
@@ -242,8 +242,10 @@ export class Batcher {
   }
 
   #next(): Job | undefined {
+    // With more, one engine would work on a long batch for clients that then leave the others without work.
+    const share = Math.ceil(this.#unsettled / this.#engines.size)
     for (const kind of this.#turn === 'encode' ? (['encode', 'decode'] as const) : (['decode', 'encode'] as const)) {
-      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(this.#maxBatch)
+      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(Math.min(this.#maxBatch, share))
       if (job) {
         this.#turn = kind === 'encode' ? 'decode' : 'encode'
         return job

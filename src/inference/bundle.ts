@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { Ajv, type JSONSchemaType } from 'ajv'
@@ -41,6 +41,8 @@ export interface Bundle {
   model: string
   /** Digest of every file. */
   bundle: string
+  /** Size of the graphs' files. */
+  graphBytes: number
   /** The bytes of `codebook.npy`, float32 `[size, dimension]`. */
   codebookFile: Buffer
 }
@@ -121,6 +123,7 @@ export async function readBundle(folder: string): Promise<Bundle> {
   const codebookFile = await readFile(join(folder, 'codebook.npy'))
   checkCodebook(codebookFile, manifest.codebook)
 
+  const sizes = await Promise.all(graphs.map(async ({ path }) => (await stat(path)).size))
   const meaning = ['codebook.npy', ...graphs.map((graph) => graph.file).filter((file) => file !== 'decoder.onnx')]
   return {
     manifest,
@@ -128,6 +131,7 @@ export async function readBundle(folder: string): Promise<Bundle> {
     graphs,
     model: digest(meaning.map((file) => manifest.files[file] ?? '')),
     bundle: digest([...Object.values(manifest.files), sha256(manifestFile)]),
+    graphBytes: sizes.reduce((sum, size) => sum + size, 0),
     codebookFile,
   }
 }

@@ -13,7 +13,11 @@ import type {
   EngineRequest,
   GraphTimings,
 } from './protocol.ts'
+import { explainCuda, setTf32 } from './providers.ts'
 import { sha256 } from './sha256.ts'
+import { fillRows, rowsToRun } from './sizing.ts'
+
+type Numbers = Uint8Array | Int32Array | Float32Array
 
 /** A model whose graphs are loaded. */
 class LoadedModel {
@@ -25,14 +29,16 @@ class LoadedModel {
     this.#sessions = sessions
   }
 
-  /** Loads every graph, then runs all of them at batch 1 and at the largest, so that no request pays for a first run. */
+  /** Loads every graph, then runs all of them at every size of the plan, so that no request pays for a first run. */
   static async load(config: EngineConfig): Promise<LoadedModel> {
+    // Before the first session: that one loads CUDA's libraries.
+    if (config.provider === 'cuda') setTf32(process.env, config.tf32)
     const sessions = new Map<string, InferenceSession>()
     for (const graph of config.graphs) sessions.set(graph.name, await loadGraph(graph, config))
     const model = new LoadedModel(config, sessions)
     const { imageSize } = config.shape
     const length = sequenceLength(config.shape)
-    for (const count of new Set([1, config.maxBatch])) {
+    for (const count of config.batches.sizes) {
       await model.encode({
         pixels: new Uint8Array(count * imageSize * imageSize * 3),
         lengths: new Array<number>(count).fill(length),
@@ -52,7 +58,7 @@ class LoadedModel {
     const length = sequenceLength(this.#config.shape)
     const timings: GraphTimings = {}
     const images = new Tensor('uint8', pixels, [lengths.length, imageSize, imageSize, 3])
-    const latents = (await this.#run('encoder', { images }, 'latents', timings)).data as Float32Array
+    const latents = (await this.#run('encoder', { images }, 'latents', timings)) as Float32Array
     const tokens = new Uint16Array(lengths.length * length)
     let start = 0
     for (const [index, end] of stages.entries()) {
@@ -73,7 +79,7 @@ class LoadedModel {
         }
         feeds.prefix = new Tensor('int32', prefix, [rows, start])
       }
-      const stage = (await this.#run(stageName(index), feeds, 'tokens', timings)).data as Int32Array
+      const stage = (await this.#run(stageName(index), feeds, 'tokens', timings)) as Int32Array
       const width = end - start
       for (let row = 0; row < rows; row++) {
         tokens.set(stage.subarray(row * width, (row + 1) * width), row * length + start)
@@ -87,17 +93,23 @@ class LoadedModel {
     const length = sequenceLength(this.#config.shape)
     const timings: GraphTimings = {}
     const feeds = { tokens: new Tensor('int32', tokens, [tokens.length / length, length]) }
-    const images = await this.#run('decoder', feeds, 'images', timings)
-    return { pixels: images.data as Uint8Array, timings }
+    const pixels = (await this.#run('decoder', feeds, 'images', timings)) as Uint8Array
+    return { pixels, timings }
   }
 
-  async #run(name: string, feeds: Record<string, Tensor>, output: string, timings: GraphTimings): Promise<Tensor> {
+  /** Runs a graph at one of the plan's sizes where they are pinned; no row of the output is one that was filled in. */
+  async #run(name: string, inputs: Record<string, Tensor>, output: string, timings: GraphTimings): Promise<Numbers> {
     const started = performance.now()
-    const outputs = await this.#sessions.get(name)?.run(feeds)
+    const rows = Object.values(inputs)[0]?.dims[0] ?? 0
+    const count = rowsToRun(rows, this.#config.batches)
+    const feeds = Object.entries(inputs).map(([input, { type, data, dims }]) => {
+      return [input, new Tensor(type, fillRows(data as Numbers, rows, count), [count, ...dims.slice(1)])]
+    })
+    const outputs = await this.#sessions.get(name)?.run(Object.fromEntries(feeds))
     timings[name] = performance.now() - started
-    const tensor = outputs?.[output]
-    if (!tensor) throw new Error(`${name} gave no ${output}`)
-    return tensor
+    const numbers = outputs?.[output]?.data as Numbers | undefined
+    if (!numbers) throw new Error(`${name} gave no ${output}`)
+    return numbers.subarray(0, (numbers.length / count) * rows)
   }
 }
 
@@ -109,8 +121,11 @@ async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceS
   const session = await InferenceSession.create(bytes, {
     executionProviders: [config.provider === 'cuda' ? { name: 'cuda', deviceId: config.device } : 'cpu'],
     intraOpNumThreads: config.threads,
+    // Threads that wait busily take the cores from those that decode images.
+    extra: { session: { intra_op: { allow_spinning: '0' } } },
   }).catch((error: unknown) => {
-    throw new Error(`${graph.file}: ${error instanceof Error ? error.message : error}`)
+    const said = `${graph.file}: ${error instanceof Error ? error.message : error}`
+    throw new Error(config.provider === 'cuda' ? explainCuda(said) : said)
   })
   checkGraph(graph, session)
   return session

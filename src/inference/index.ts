@@ -5,7 +5,8 @@ import { type Engine, EngineKeeper, ProcessEngine } from './engine.ts'
 import { QueueFullError } from './errors.ts'
 import { sequenceLength } from './graphs.ts'
 import type { Provider } from './protocol.ts'
-import { chooseProvider, type EnginePlan, type ProviderChoice, planEngines, usableCores } from './providers.ts'
+import { chooseProvider, type ProviderChoice } from './providers.ts'
+import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
 
 export type { Kind, Timings } from './batcher.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
@@ -30,12 +31,14 @@ export interface InferenceOptions {
   provider: 'auto' | Provider
   /** CUDA devices, one engine each. */
   devices: number[]
-  /** Engine processes; by default one a CUDA device, one on CPU. */
+  /** Engine processes; by default one a CUDA device, and on a CPU one a core. */
   engines: number | undefined
-  /** Threads an engine runs a graph on; by default the usable cores shared by the engines. */
+  /** Threads an engine runs a graph on; by default the usable cores are shared by the engines. */
   threads: number | undefined
-  /** Images a batch at most. */
-  maxBatch: number
+  /** Whether CUDA may use TensorFloat-32. */
+  tf32: boolean
+  /** Images a batch at most; by default 32 on CPU, 256 on CUDA. */
+  maxBatch: number | undefined
   /** Images reserved at most, encode and decode together. */
   queueLimit: number
   /** Milliseconds in which an engine must answer a batch. */
@@ -57,6 +60,10 @@ export interface ModelInfo {
   codebook: { size: number; dimension: number }
   provider: Provider
   providerReason: string
+  /** Engine processes, the threads each runs a graph on, and the most items it takes at once. */
+  engines: number
+  threads: number
+  maxBatch: number
 }
 
 /** Images admitted; held from admission until they are answered. */
@@ -93,10 +100,13 @@ export class Inference {
    */
   static async start(options: InferenceOptions, child: URL = ENGINE_CHILD): Promise<Inference> {
     const bundle = await readBundle(options.model)
-    const cores = await usableCores()
+    const machine = await usableMachine()
     const choice = await chooseProvider(options.provider, (provider) =>
       startAll(
-        planEngines(provider, options, cores).map((plan) => () => startEngine(bundle, provider, plan, options, child)),
+        planEngines(provider, options, machine, bundle.graphBytes).map((plan) => ({
+          plan,
+          start: () => startEngine(bundle, provider, plan, options, child),
+        })),
       ),
     )
     return new Inference(options, bundle, choice)
@@ -115,11 +125,14 @@ export class Inference {
       codebook: shape.codebook,
       provider: choice.provider,
       providerReason: choice.reason,
+      engines: choice.started.length,
+      threads: choice.started[0]?.plan.threads ?? 0,
+      maxBatch: planBatches(choice.provider, options.maxBatch).max,
     }
     this.codebookFile = bundle.codebookFile
     this.#queueLimit = options.queueLimit
     this.#imageBytes = shape.imageSize * shape.imageSize * 3
-    this.#batcher = new Batcher(shape, options.maxBatch, metrics)
+    this.#batcher = new Batcher(shape, this.info.maxBatch, metrics)
     this.#keepers = choice.started.map(
       ({ engine, start }) =>
         new EngineKeeper(engine, start, {
@@ -226,15 +239,20 @@ export class Inference {
   }
 }
 
-/** An engine that is up, and how to start its like. */
-interface StartedEngine {
-  engine: Engine
+/** How to start an engine, and what it is to be. */
+interface EngineStart {
+  plan: EnginePlan
   start: () => Promise<Engine>
 }
 
+/** An engine that is up, and how to start its like. */
+interface StartedEngine extends EngineStart {
+  engine: Engine
+}
+
 /** Starts all or, when one does not come up, none. */
-async function startAll(starts: (() => Promise<Engine>)[]): Promise<StartedEngine[]> {
-  const attempts = await Promise.allSettled(starts.map(async (start) => ({ start, engine: await start() })))
+async function startAll(starts: EngineStart[]): Promise<StartedEngine[]> {
+  const attempts = await Promise.allSettled(starts.map(async (one) => ({ ...one, engine: await one.start() })))
   const started = attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? [attempt.value] : []))
   const failure = attempts.find((attempt) => attempt.status === 'rejected')
   if (!failure) return started
@@ -246,18 +264,19 @@ async function startEngine(
   { graphs, shape }: Bundle,
   provider: Provider,
   { device, threads }: EnginePlan,
-  { maxBatch, timeoutMs, log }: InferenceOptions,
+  { maxBatch, tf32, timeoutMs, log }: InferenceOptions,
   child: URL,
 ): Promise<Engine> {
+  const batches = planBatches(provider, maxBatch)
   let loading = true
   const engine = await ProcessEngine.start({
-    config: { graphs, shape, provider, device, threads, maxBatch },
+    config: { graphs, shape, provider, device, threads, tf32, batches },
     timeoutMs,
     child,
     // While loading, ONNX Runtime also reports a CUDA that is not there as an error; whether it is one is decided here.
     onStderr: (line) => (loading ? log.info({ line }, 'engine output') : log.warn({ line }, 'engine output')),
   })
   loading = false
-  log.info({ pid: engine.pid, provider, device, threads }, 'engine ready')
+  log.info({ pid: engine.pid, provider, device, threads, maxBatch: batches.max }, 'engine ready')
   return engine
 }

@@ -12,8 +12,18 @@ export interface EngineConfig {
   device: number
   /** Threads one graph runs on. */
   threads: number
-  /** The largest batch the engine will get, in images; it is warmed up for it. */
-  maxBatch: number
+  /** Whether CUDA may round the factors of float32 products to TensorFloat-32; without meaning on CPU. */
+  tf32: boolean
+  batches: BatchPlan
+}
+
+/** The batches that an engine gets, in images or sequences. */
+export interface BatchPlan {
+  max: number
+  /** Sizes to warm up at, ascending, `max` the last. */
+  sizes: number[]
+  /** Whether graphs run at these sizes alone: fewer rows are filled up to the next of them. */
+  pinned: boolean
 }
 
 /** Milliseconds by graph name. */

@@ -1,5 +1,4 @@
-import { readFile } from 'node:fs/promises'
-import { availableParallelism } from 'node:os'
+import { fileURLToPath } from 'node:url'
 import { BundleError } from './errors.ts'
 import type { Provider } from './protocol.ts'
 
@@ -27,47 +26,50 @@ export async function chooseProvider<Started>(
   } catch (error) {
     // A bundle that is wrong is wrong on every provider.
     if (error instanceof BundleError) throw error
-    const why = error instanceof Error ? error.message : String(error)
+    const why = (error instanceof Error ? error.message : String(error)).replaceAll(/\s+/g, ' ')
     if (requested === 'cuda') throw new Error(`CUDA was asked for and does not load: ${why}`, { cause: error })
     return { provider: 'cpu', reason: `CUDA does not load: ${why}`, started: await start('cpu') }
   }
 }
 
-/** One engine to start. */
-export interface EnginePlan {
-  /** CUDA device; 0, without meaning, on CPU. */
-  device: number
-  /** Threads one graph runs on. */
-  threads: number
+/**
+ * Why CUDA does not load and what to do about it, in one sentence. ONNX Runtime itself tells no more than that a library
+ * did not load, not which one; the dynamic linker does.
+ * @param said ONNX Runtime's words, for when the library is not what is wrong
+ * @param loadError the dynamic linker's words
+ */
+export function explainCuda(
+  said: string,
+  platform = `${process.platform} ${process.arch}`,
+  loadError = cudaLoadError(),
+): string {
+  if (platform !== 'linux x64') return `ONNX Runtime for Node has CUDA on Linux x86-64 alone, this is ${platform}`
+  const missing = /^(.+): cannot open shared object file/.exec(loadError)?.[1]
+  if (missing?.endsWith(CUDA_LIBRARY)) return `ONNX Runtime's CUDA files are not installed; \`${INSTALL}\` fetches them`
+  if (missing) return `${missing} is not found; CUDA 12 and cuDNN 9 have to be where the dynamic linker looks`
+  return `${said}; it takes a driver for CUDA 12, and --devices has to name devices that nvidia-smi lists`
+}
+
+const CUDA_LIBRARY = 'libonnxruntime_providers_cuda.so'
+const INSTALL = 'ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-node/script/install.js'
+
+/** What the dynamic linker says of ONNX Runtime's CUDA library; that it is no Node addon where nothing is missing. */
+function cudaLoadError(): string {
+  const library = new URL(`../bin/napi-v6/linux/x64/${CUDA_LIBRARY}`, import.meta.resolve('onnxruntime-node'))
+  try {
+    process.dlopen({ exports: {} }, fileURLToPath(library))
+    return ''
+  } catch (error) {
+    return (error as Error).message
+  }
 }
 
 /**
- * The engines to start. On CUDA one a device, or `engines` of them spread over the devices; on CPU one. They share the
- * cores evenly unless `threads` says otherwise.
+ * Sets in an environment whether CUDA's libraries may use TensorFloat-32. ONNX Runtime lets them, and its Node binding
+ * passes nothing but the device on to the CUDA provider, so that this variable, which the libraries read when they are
+ * loaded, is the one way to have exact float32.
  */
-export function planEngines(
-  provider: Provider,
-  options: { devices: number[]; engines: number | undefined; threads: number | undefined },
-  cores: number,
-): EnginePlan[] {
-  const devices = provider === 'cuda' ? options.devices : [0]
-  const count = options.engines ?? devices.length
-  const threads = options.threads ?? Math.max(1, Math.floor(cores / count))
-  return Array.from({ length: count }, (_, index) => ({ device: devices[index % devices.length] ?? 0, threads }))
-}
-
-/**
- * Whole cores this process may use: the CPUs it may run on, no more than its cgroup's quota (version 2 or 1) pays for.
- * @param cgroups where the cgroup file system of this process is mounted.
- */
-export async function usableCores(cgroups = '/sys/fs/cgroup', cpus = availableParallelism()): Promise<number> {
-  const [unified, quota, period] = await Promise.all(
-    ['cpu.max', 'cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us'].map((file) =>
-      readFile(`${cgroups}/${file}`, 'utf8').catch(() => ''),
-    ),
-  )
-  // Version 2 has "<quota or max> <period>" in one file; version 1 a quota of -1 where there is none.
-  const [quotaUs, periodUs] = (unified || `${quota} ${period}`).trim().split(/\s+/).map(Number)
-  const limit = quotaUs && periodUs && quotaUs > 0 ? quotaUs / periodUs : cpus
-  return Math.max(1, Math.min(cpus, Math.floor(limit)))
+export function setTf32(env: NodeJS.ProcessEnv, tf32: boolean): void {
+  if (tf32) delete env.NVIDIA_TF32_OVERRIDE
+  else env.NVIDIA_TF32_OVERRIDE = '0'
 }

@@ -5,9 +5,11 @@ import type { Services } from '../services.ts'
 
 /** `GET /info`. */
 export function info({ config, inference }: Services): RouteHandlerMethod {
-  const { name, model, bundle, imageSize, length, stages, codebook, provider, providerReason } = inference.info
+  const { name, model, bundle, imageSize, length, stages, codebook } = inference.info
+  const { provider, providerReason, engines, threads, maxBatch } = inference.info
   const answer = {
-    ...{ name, model, bundle, imageSize, length, stages, codebook, provider, providerReason },
+    ...{ name, model, bundle, imageSize, length, stages, codebook },
+    ...{ provider, providerReason, engines, threads, maxBatch },
     limits: {
       images: config.maxImages,
       queue: config.queueLimit,

@@ -34,7 +34,7 @@ export async function startBackend(options: { timeoutMs?: number; queueLimit?: n
   const config = configOf()
   const metrics = new Metrics()
   const inference = await Inference.start({
-    ...{ model: config.model, provider: 'cpu', devices: [0], engines: 1, threads: 2 },
+    ...{ model: config.model, provider: 'cpu', devices: [0], engines: 1, threads: 2, tf32: false },
     ...{ maxBatch: config.maxBatch, queueLimit: config.queueLimit, timeoutMs: 30_000 },
     ...{ log, metrics: metrics.inference, ...options },
   })

@@ -147,6 +147,23 @@ test('engines share the queues; one that is gone gets nothing', async () => {
   await Promise.all(answers)
 })
 
+test('of several engines none takes more than its share, so that the others get work too', async () => {
+  const { batcher, engine } = batcherWithEngine(8)
+  const other = new ManualEngine()
+  batcher.add(other)
+  const answers = [1, 2, 3, 4, 5, 6, 7, 8].map((id) => batcher.encode(image(id), 4))
+  assert.deepEqual([engine.last.ids, other.last.ids], [[1], [2]])
+  engine.last.succeed()
+  await settled()
+  assert.deepEqual(engine.last.ids, [3, 4, 5, 6])
+  other.last.succeed()
+  await settled()
+  assert.deepEqual(other.last.ids, [7, 8])
+  engine.last.succeed()
+  other.last.succeed()
+  await Promise.all(answers)
+})
+
 test('a failed batch is halved until the item that fails is alone; the others are answered', async () => {
   const { batcher, engine } = batcherWithEngine()
   const first = batcher.encode(image(100), 4)

@@ -1,10 +1,8 @@
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { existsSync } from 'node:fs'
 import { test } from 'node:test'
 import { BundleError, type Provider } from '../../src/inference/index.ts'
-import { chooseProvider, planEngines, usableCores } from '../../src/inference/providers.ts'
+import { chooseProvider, explainCuda, setTf32 } from '../../src/inference/providers.ts'
 import { startInference } from './support.ts'
 
 /** Starts on the providers that are there. */
@@ -66,46 +64,52 @@ test('the service starts on this machine’s best provider, or says that CUDA is
   assert.match(providerReason, provider === 'cuda' ? /^CUDA loads$/ : /^CUDA does not load: \S/)
   await inference.close()
   if (provider === 'cpu') {
-    await assert.rejects(startInference({ provider: 'cuda' }), /^Error: CUDA was asked for and does not load: \S/)
+    const sentence = /^CUDA was asked for and does not load: .*(install|alone|not found|--devices)[^\n]*$/
+    await assert.rejects(startInference({ provider: 'cuda' }), { message: sentence })
   }
 })
 
-test('one engine a device on CUDA, one on CPU, cores shared', () => {
-  const none = { engines: undefined, threads: undefined }
-  assert.deepEqual(planEngines('cpu', { devices: [0, 1], ...none }, 8), [{ device: 0, threads: 8 }])
-  assert.deepEqual(planEngines('cuda', { devices: [0, 2], ...none }, 8), [
-    { device: 0, threads: 4 },
-    { device: 2, threads: 4 },
-  ])
-  assert.deepEqual(planEngines('cpu', { devices: [0], engines: 3, threads: undefined }, 2), [
-    { device: 0, threads: 1 },
-    { device: 0, threads: 1 },
-    { device: 0, threads: 1 },
-  ])
-  assert.deepEqual(planEngines('cuda', { devices: [1, 3], engines: 3, threads: 2 }, 8), [
-    { device: 1, threads: 2 },
-    { device: 3, threads: 2 },
-    { device: 1, threads: 2 },
-  ])
+test('a reason of several lines becomes one sentence', async () => {
+  const failing = () => Promise.reject(new Error('CUDA failure 35:\n  the driver is too old'))
+  await assert.rejects(chooseProvider('cuda', failing), {
+    message: 'CUDA was asked for and does not load: CUDA failure 35: the driver is too old',
+  })
 })
 
-const cgroups: Record<string, [files: Record<string, string>, cores: number]> = {
-  'no cgroup file system': [{}, 8],
-  'version 2 without a quota': [{ 'cpu.max': 'max 100000\n' }, 8],
-  'version 2 with a quota': [{ 'cpu.max': '250000 100000\n' }, 2],
-  'version 2 with less than a core': [{ 'cpu.max': '50000 100000\n' }, 1],
-  'version 2 with more than there is': [{ 'cpu.max': '6400000 100000\n' }, 8],
-  'version 1 without a quota': [{ 'cpu/cpu.cfs_quota_us': '-1\n', 'cpu/cpu.cfs_period_us': '100000\n' }, 8],
-  'version 1 with a quota': [{ 'cpu/cpu.cfs_quota_us': '300000\n', 'cpu/cpu.cfs_period_us': '100000\n' }, 3],
-}
-for (const [name, [files, cores]] of Object.entries(cgroups)) {
-  test(`usable cores with ${name}`, async (t) => {
-    const folder = await mkdtemp(join(tmpdir(), 'cgroup-'))
-    t.after(() => rm(folder, { recursive: true }))
-    for (const [file, content] of Object.entries(files)) {
-      await mkdir(dirname(join(folder, file)), { recursive: true })
-      await writeFile(join(folder, file), content)
-    }
-    assert.equal(await usableCores(folder, 8), cores)
+const library = '/app/node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_cuda.so'
+const addon = `Module did not self-register: '${library}'.`
+const noFile = (path: string) => `${path}: cannot open shared object file: No such file or directory`
+const failures: [what: string, platform: string, loadError: string, sentence: RegExp][] = [
+  [
+    'ONNX Runtime’s files',
+    'linux x64',
+    noFile(library),
+    /not installed; `ONNXRUNTIME_NODE_INSTALL=true node .+` fetch/,
+  ],
+  ['cuBLAS', 'linux x64', noFile('libcublasLt.so.12'), /^libcublasLt\.so\.12 is not found; CUDA 12 and cuDNN 9 have/],
+  ['a device', 'linux x64', addon, /^encoder\.onnx: invalid device ordinal; .* driver for CUDA 12, and --devices has/],
+  [
+    'a build for this machine',
+    'darwin arm64',
+    noFile(library),
+    /has CUDA on Linux x86-64 alone, this is darwin arm64$/,
+  ],
+]
+for (const [what, platform, loadError, sentence] of failures) {
+  test(`where CUDA lacks ${what}, the reason says so and what to do`, () => {
+    assert.match(explainCuda('encoder.onnx: invalid device ordinal', platform, loadError), sentence)
   })
 }
+
+test('what it tells to run is there', () => {
+  const command = explainCuda('', 'linux x64', noFile(library)).match(/`\S+ node (\S+)`/)?.[1]
+  assert.ok(command && existsSync(command), command)
+})
+
+test('TensorFloat-32 is forbidden to CUDA unless asked for, whatever the environment says', () => {
+  const env: NodeJS.ProcessEnv = { NVIDIA_TF32_OVERRIDE: '1' }
+  setTf32(env, false)
+  assert.deepEqual(env, { NVIDIA_TF32_OVERRIDE: '0' })
+  setTf32(env, true)
+  assert.deepEqual(env, {})
+})

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import type { Inference } from '../../src/inference/index.ts'
+import { usableMachine } from '../../src/inference/sizing.ts'
 import { photos, startInference } from './support.ts'
 
 let inference: Inference
@@ -16,7 +17,7 @@ before(async () => {
 })
 after(() => inference.close())
 
-test('tells what it serves', () => {
+test('tells what it serves', async () => {
   const { model, bundle, provider, providerReason, ...info } = inference.info
   assert.match(model, /^[0-9a-f]{64}$/)
   assert.match(bundle, /^[0-9a-f]{64}$/)
@@ -28,6 +29,9 @@ test('tells what it serves', () => {
     length: 128,
     stages: [32, 64, 128],
     codebook: { size: 4096, dimension: 12 },
+    engines: 1,
+    threads: (await usableMachine()).cores,
+    maxBatch: 32,
   })
   assert.equal(inference.ready, true)
   assert.equal(inference.codebookFile.toString('latin1', 1, 6), 'NUMPY')

@@ -1,0 +1,37 @@
+// An engine process in which the CPU stands in for CUDA. What it asks of ONNX Runtime goes, a line of JSON each, into the
+// file that CUDA_CHILD_LOG names.
+import { appendFileSync } from 'node:fs'
+import { InferenceSession } from 'onnxruntime-node'
+
+/** A session that was created: on which providers, and what the environment then said of TensorFloat-32. */
+export interface Created {
+  pid: number
+  providers: InferenceSession.SessionOptions['executionProviders']
+  tf32: string | undefined
+}
+
+/** A graph that ran, on so many rows. */
+export interface Ran {
+  pid: number
+  rows: number | undefined
+}
+
+const say = (what: object) => {
+  appendFileSync(process.env.CUDA_CHILD_LOG ?? '', `${JSON.stringify({ pid: process.pid, ...what })}\n`)
+}
+
+const create = InferenceSession.create.bind(InferenceSession)
+Object.assign(InferenceSession, {
+  create: async (model: Uint8Array, options: InferenceSession.SessionOptions) => {
+    say({ providers: options.executionProviders, tf32: process.env.NVIDIA_TF32_OVERRIDE })
+    const session = await create(model, { ...options, executionProviders: ['cpu'] })
+    const run = session.run.bind(session)
+    session.run = (feeds: InferenceSession.FeedsType) => {
+      say({ rows: Object.values(feeds)[0]?.dims[0] })
+      return run(feeds)
+    }
+    return session
+  },
+})
+
+await import('../../src/inference/engine-child.ts')
