@@ -1,35 +1,37 @@
 // Load from N keep-alive clients, each sending its next request when it has the answer to the last: `--help` says how.
-import { readdir, readFile } from 'node:fs/promises'
-import { Agent, request } from 'node:http'
-import { extname, join } from 'node:path'
+import { Agent } from 'node:http'
 import { createHistogram } from 'node:perf_hooks'
 import { parseArgs } from 'node:util'
+import { type Call, decodeCalls, encodeCalls, send } from './calls.ts'
+import { fixtures, readImages } from './images.ts'
+import { type Observation, observe } from './observe.ts'
 
-const usage = `npm run bench -- [options]
+const usage = `npm run bench:clients -- [options]
   --url <url>         server (default http://127.0.0.1:8080); NATIVETOK_API_KEY is sent where set
-  --route <name>      encode or decode (default encode)
+  --route <name>      encode, decode or mix, which sends both in turn (default encode)
   --clients <n>       connections, one request at a time on each (default 32)
   --seconds <s>       how long to measure (default 20)
   --images <n>        stop sending after so many images, if that is sooner
   --batch <n>         images or sequences a request (default 1)
-  --length <n>        tokens an image (default 128)
+  --length <n>        tokens an image (default: all)
   --warm-up <s>       seconds of the same load beforehand that do not count (default 2)
-  --photos <folder>   .jpg, .png and .webp files to send (default test/fixtures/photos)`
+  --photos <folder>   .jpg, .png and .webp files to send (default test/fixtures/photos)
+  --pid <n>           the server's process, to report the processor time and memory of it and its descendants`
 
-const types: Record<string, string> = { '.jpg': 'image/jpeg', '.png': 'image/png', '.webp': 'image/webp' }
-
-/** A request ready to send. */
-interface Call {
-  path: string
-  type: string
-  body: Buffer
+/** What is printed. */
+export interface LoadResult extends Omit<Observation, 'cpuSeconds'> {
+  route: string
+  clients: number
+  batch: number
+  seconds: number
+  requests: number
   images: number
-}
-
-/** An answer in full: its status and body. */
-interface Answer {
-  status: number
-  body: Buffer
+  imagesPerSecond: number
+  latencyMs: { p50: number | null; p95: number | null; p99: number | null; max: number | null }
+  /** How often each status but 200, and each error code, came. */
+  errors: Record<string, number>
+  /** Milliseconds of the server's processor time. */
+  cpuMsPerImage: number | null
 }
 
 const { values: options } = parseArgs({
@@ -40,9 +42,10 @@ const { values: options } = parseArgs({
     seconds: { type: 'string', default: '20' },
     images: { type: 'string', default: 'Infinity' },
     batch: { type: 'string', default: '1' },
-    length: { type: 'string', default: '128' },
+    length: { type: 'string' },
     'warm-up': { type: 'string', default: '2' },
-    photos: { type: 'string', default: join(import.meta.dirname, '..', 'test', 'fixtures', 'photos') },
+    photos: { type: 'string', default: fixtures },
+    pid: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
 })
@@ -52,15 +55,26 @@ if (options.help) {
 }
 const clients = number('clients')
 const batch = number('batch')
-const length = number('length')
-const key = process.env.NATIVETOK_API_KEY
-const authorization = key === undefined ? {} : { authorization: `Bearer ${key}` }
+const length = options.length === undefined ? undefined : number('length')
 
-const calls = options.route === 'decode' ? await decodeCalls() : await encodeCalls()
+const calls = await callsOf(options.route)
 if (number('warm-up') > 0) await load(number('warm-up'), Number.POSITIVE_INFINITY)
+const end = await observe(options.url, options.pid === undefined ? undefined : number('pid'))
 const result = await load(number('seconds'), number('images'))
-console.log(JSON.stringify({ route: options.route, clients, batch, length, ...result }, null, 2))
+const { cpuSeconds, ...seen } = await end()
+const cpuMsPerImage = cpuSeconds === null || result.images === 0 ? null : (cpuSeconds * 1000) / result.images
+const report: LoadResult = { route: options.route, clients, batch, ...result, cpuMsPerImage, ...seen }
+console.log(JSON.stringify(report, null, 2))
 if (result.images === 0) process.exitCode = 1
+
+async function callsOf(route: string): Promise<Call[]> {
+  const encodes = await encodeCalls(await readImages(options.photos), batch, length)
+  if (route === 'encode') return encodes
+  const decodes = await decodeCalls(options.url, encodes)
+  if (route === 'decode') return decodes
+  if (route === 'mix') return encodes.flatMap((encode, i) => [encode, decodes[i] as Call])
+  throw new Error(`--route ${route}: it is encode, decode or mix`)
+}
 
 /** Sends `calls` in turn from all clients for `seconds`, or until `images` images were sent, and says how it went. */
 async function load(seconds: number, images: number) {
@@ -78,7 +92,7 @@ async function load(seconds: number, images: number) {
       const call = calls[next++ % calls.length] as Call
       sent += call.images
       const began = performance.now()
-      const error = await send(call, agent).then(
+      const error = await send(options.url, call, agent).then(
         ({ status }) => (status === 200 ? undefined : String(status)),
         (failure: NodeJS.ErrnoException) => failure.code ?? failure.message,
       )
@@ -105,61 +119,7 @@ async function load(seconds: number, images: number) {
   }
 }
 
-function send(call: Call, agent?: Agent): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const headers = { ...authorization, 'content-type': call.type, 'content-length': call.body.length }
-    const url = new URL(call.path, options.url)
-    request(url, { method: 'POST', headers, ...(agent && { agent }) }, (response) => {
-      const chunks: Buffer[] = []
-      response.on('data', (chunk: Buffer) => chunks.push(chunk))
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, body: Buffer.concat(chunks) }))
-      response.on('error', reject)
-    })
-      .on('error', reject)
-      .end(call.body)
-  })
-}
-
-/** One call a photo, or a multipart call a batch; batches start at every photo, so that all are sent equally often. */
-async function encodeCalls(): Promise<Call[]> {
-  const names = (await readdir(options.photos)).filter((name) => extname(name) in types).sort()
-  if (names.length === 0) throw new Error(`no .jpg, .png or .webp files in ${options.photos}`)
-  const photos = await Promise.all(
-    names.map(async (name) => ({
-      type: types[extname(name)] as string,
-      body: await readFile(join(options.photos, name)),
-    })),
-  )
-  const path = `/encode?length=${length}`
-  if (batch === 1) return photos.map((photo) => ({ path, ...photo, images: 1 }))
-  return Promise.all(
-    photos.map(async (_, first) => {
-      const form = new FormData()
-      for (let i = 0; i < batch; i++) {
-        const photo = photos[(first + i) % photos.length] as (typeof photos)[number]
-        form.append('images', new Blob([photo.body], { type: photo.type }), `${i}`)
-      }
-      const multipart = new Response(form)
-      const type = multipart.headers.get('content-type') as string
-      return { path, type, body: Buffer.from(await multipart.arrayBuffer()), images: batch }
-    }),
-  )
-}
-
-/** The tokens of the photos, which the server is asked for first, as calls that decode them. */
-async function decodeCalls(): Promise<Call[]> {
-  const calls: Call[] = []
-  for (const encode of await encodeCalls()) {
-    const { status, body } = await send(encode)
-    if (status !== 200) throw new Error(`encoding a photo to have tokens: ${status} ${body.toString()}`)
-    const { tokens } = JSON.parse(body.toString()) as { tokens: number[][] }
-    const json = JSON.stringify({ tokens: batch === 1 ? tokens[0] : tokens })
-    calls.push({ path: '/decode', type: 'application/json', body: Buffer.from(json), images: batch })
-  }
-  return calls
-}
-
-function number(name: 'clients' | 'seconds' | 'images' | 'batch' | 'length' | 'warm-up'): number {
+function number(name: 'clients' | 'seconds' | 'images' | 'batch' | 'length' | 'warm-up' | 'pid'): number {
   const value = Number(options[name])
   if (Number.isNaN(value) || value < 0) throw new Error(`--${name} ${options[name]}: it must be a number`)
   return value

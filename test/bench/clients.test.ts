@@ -16,7 +16,14 @@ interface Seen {
 // Answers as the service would, as far as the load generator looks, and remembers what it was asked.
 const seen: Seen[] = []
 let status = 200
+let live = 200
+let asked = 0
 const server = createServer(async (request, response) => {
+  if (request.method === 'GET') {
+    if (request.url === '/health/live') asked++
+    response.statusCode = live
+    return response.end('nativetok_nodejs_eventloop_lag_p99_seconds 0.0125\n')
+  }
   const body = await text(request)
   seen.push({ url: request.url, type: request.headers['content-type'], body })
   const rows = body.split('name="images"').length - 1 || 1
@@ -28,6 +35,8 @@ after(() => server.close())
 beforeEach(() => {
   seen.length = 0
   status = 200
+  live = 200
+  asked = 0
 })
 
 async function bench(...options: string[]) {
@@ -40,6 +49,10 @@ async function bench(...options: string[]) {
     imagesPerSecond: number
     latencyMs: { p50: number | null; p99: number | null }
     errors: Record<string, number>
+    health: { p50: number | null; p99: number | null; asked: number; failed: number }
+    eventLoopMs: number | null
+    cpuMsPerImage: number | null
+    memoryMiB: number | null
   }
 }
 
@@ -73,4 +86,37 @@ test('what is not answered with 200 is an error by its status, and no image', as
   const result = await bench('--clients', '2', '--images', '10', '--route', 'decode')
   assert.deepEqual([result.requests, result.images, result.errors], [0, 0, { 503: 10 }])
   assert.equal(result.latencyMs.p50, null)
+})
+
+test('mix sends photos and tokens in turn, as many of each', async () => {
+  const result = await bench('--clients', '2', '--images', '40', '--route', 'mix')
+  const measured = seen.slice(-40)
+  assert.deepEqual([result.images, measured.filter(({ url }) => url === '/decode').length], [40, 20])
+})
+
+test('another route is refused', async () => {
+  await assert.rejects(bench('--images', '1', '--route', 'recode'))
+})
+
+test('meanwhile it asks whether the server is live, and how its event loop does', async () => {
+  const { health, eventLoopMs } = await bench('--clients', '1', '--seconds', '0.5')
+  assert.ok(asked >= 5 && asked === health.asked, `${asked} times in half a second`)
+  assert.ok(health.p50 !== null && health.p99 !== null && health.p50 > 0 && health.p50 <= health.p99)
+  assert.equal(health.failed, 0)
+  assert.ok(eventLoopMs !== null && Math.abs(eventLoopMs - 2.5) < 1e-9, 'without the interval in which Node samples it')
+})
+
+test('a server that says it is not live fails the probe', async () => {
+  live = 503
+  const { health, eventLoopMs } = await bench('--clients', '1', '--seconds', '0.2')
+  assert.ok(health.failed > 0 && health.failed === health.asked)
+  assert.deepEqual([health.p99, eventLoopMs], [null, null])
+})
+
+test("the server's processor time and memory are reported where its process is known", async () => {
+  const known = await bench('--clients', '8', '--seconds', '0.5', '--pid', `${process.pid}`)
+  assert.ok(known.cpuMsPerImage !== null && known.cpuMsPerImage > 0 && known.cpuMsPerImage < 50)
+  assert.ok(known.memoryMiB !== null && known.memoryMiB > 20)
+  const unknown = await bench('--clients', '1', '--images', '1')
+  assert.deepEqual([unknown.cpuMsPerImage, unknown.memoryMiB], [null, null])
 })

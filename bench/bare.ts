@@ -1,0 +1,130 @@
+// The limit: the same images through the same decoder, graphs and encoder in a plain loop of this one process on one
+// thread, without HTTP. Prints JSON; bench/race.ts starts it.
+import '../src/thread-pool.ts'
+import { parseArgs } from 'node:util'
+import { decodeImage } from '../src/images/decode.ts'
+import { encodeImage } from '../src/images/encode.ts'
+import { readImages } from './images.ts'
+import { Model } from './model.ts'
+import { percentile } from './statistics.ts'
+
+const PNG_IGNORES_QUALITY = 0
+
+/** One batch size, for as long as asked. */
+export interface LimitResult {
+  batch: number
+  imagesPerSecond: number
+  cpuMsPerImage: number
+  /** Of a whole batch. */
+  latencyMs: { p50: number; p95: number; p99: number }
+  memoryMiB: number
+}
+
+/** Milliseconds in the `mocet` graphs, by the number of tokens they were run for. */
+export interface StageResult {
+  batch: number
+  milliseconds: Record<number, number>
+}
+
+/** A run with `--work tokens`: the tokens of every image. */
+export type TokensResult = number[][]
+
+const { values } = parseArgs({
+  options: {
+    work: { type: 'string', default: 'encode' },
+    images: { type: 'string', default: '' },
+    model: { type: 'string', default: '' },
+    batches: { type: 'string', default: '1' },
+    seconds: { type: 'string', default: '1' },
+  },
+})
+const milliseconds = Number(values.seconds) * 1000
+const model = await Model.load(values.model, 1)
+const size = model.shape.imageSize
+const files = (await readImages(values.images)).map(({ body }) => body)
+const rows = ['encode', 'stages'].includes(values.work) ? [] : await tokensOf(files)
+
+console.log(JSON.stringify(await resultOf(values.work)))
+
+async function resultOf(work: string): Promise<LimitResult[] | StageResult[] | TokensResult> {
+  if (work === 'tokens') return rows.map((row) => Array.from(row))
+  if (work === 'stages') return [await stages(1), await stages(32)]
+  const results: LimitResult[] = []
+  for (const batch of values.batches.split(',').map(Number)) results.push(await measure(work, batch))
+  return results
+}
+
+/** Runs batch after batch until the time is up. */
+async function measure(work: string, batch: number): Promise<LimitResult> {
+  const run = async (first: number) => {
+    if (work !== 'decode') await encode(wrapped(files, first, batch))
+    if (work !== 'encode') await decode(wrapped(rows, first, batch))
+  }
+  await run(0)
+  const latencies: number[] = []
+  const cpu = process.cpuUsage()
+  const start = performance.now()
+  let last = start
+  while (last - start < milliseconds) {
+    await run(latencies.length * batch)
+    const now = performance.now()
+    latencies.push(now - last)
+    last = now
+  }
+  const { user, system } = process.cpuUsage(cpu)
+  const images = latencies.length * batch * (work === 'mix' ? 2 : 1)
+  latencies.sort((a, b) => a - b)
+  return {
+    batch,
+    imagesPerSecond: images / ((last - start) / 1000),
+    cpuMsPerImage: (user + system) / 1000 / images,
+    latencyMs: { p50: percentile(latencies, 50), p95: percentile(latencies, 95), p99: percentile(latencies, 99) },
+    memoryMiB: process.memoryUsage.rss() / 2 ** 20,
+  }
+}
+
+/** The first stage alone beside all of them, on the same latents, in turn. */
+async function stages(batch: number): Promise<StageResult> {
+  const latents = await model.latents(await pixelsOf(wrapped(files, 0, batch)))
+  const counts = [1, model.shape.stages.length]
+  const taken = counts.map((): number[] => [])
+  const end = performance.now() + milliseconds
+  do {
+    for (const [i, count] of counts.entries()) {
+      const start = performance.now()
+      await model.tokens(latents, count)
+      taken[i]?.push(performance.now() - start)
+    }
+  } while (performance.now() < end)
+  const median = (i: number) =>
+    percentile(
+      (taken[i] as number[]).toSorted((a, b) => a - b),
+      50,
+    )
+  const length = (i: number) => model.shape.stages[(counts[i] as number) - 1] as number
+  return { batch, milliseconds: { [length(0)]: median(0), [length(1)]: median(1) } }
+}
+
+async function encode(images: Buffer[]): Promise<Int32Array[]> {
+  return model.tokens(await model.latents(await pixelsOf(images)))
+}
+
+async function decode(sequences: Int32Array[]): Promise<Buffer[]> {
+  const pictures = await model.decode(sequences)
+  return Promise.all(pictures.map((pixels) => encodeImage(pixels, size, 'png', PNG_IGNORES_QUALITY)))
+}
+
+function pixelsOf(images: Buffer[]): Promise<Buffer[]> {
+  return Promise.all(images.map((image) => decodeImage(image, { size, maxPixels: Number.MAX_SAFE_INTEGER })))
+}
+
+async function tokensOf(images: Buffer[]): Promise<Int32Array[]> {
+  const tokens: Int32Array[] = []
+  for (const image of images) tokens.push(...(await encode([image])))
+  return tokens
+}
+
+/** `count` items from `first` on, beginning again at the end. */
+function wrapped<T>(items: T[], first: number, count: number): T[] {
+  return Array.from({ length: count }, (_, i) => items[(first + i) % items.length] as T)
+}

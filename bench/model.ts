@@ -1,0 +1,74 @@
+import { InferenceSession, Tensor } from 'onnxruntime-node'
+import { readBundle } from '../src/inference/bundle.ts'
+import { type ModelShape, sequenceLength, stageName } from '../src/inference/graphs.ts'
+
+/** The graphs of a bundle in this process, run one after the other: no queue, no batching, no other process. */
+export class Model {
+  readonly shape: ModelShape
+  readonly #sessions: Map<string, InferenceSession>
+
+  private constructor(shape: ModelShape, sessions: Map<string, InferenceSession>) {
+    this.shape = shape
+    this.#sessions = sessions
+  }
+
+  /** @param threads threads that a graph runs on */
+  static async load(folder: string, threads: number): Promise<Model> {
+    const { shape, graphs } = await readBundle(folder)
+    const sessions = new Map<string, InferenceSession>()
+    for (const { name, path } of graphs) {
+      sessions.set(name, await InferenceSession.create(path, { intraOpNumThreads: threads }))
+    }
+    return new Model(shape, sessions)
+  }
+
+  get length(): number {
+    return sequenceLength(this.shape)
+  }
+
+  /** @param images pixels of one image each, uint8 `[H,W,3]` */
+  async latents(images: Uint8Array[]): Promise<Tensor> {
+    const { imageSize } = this.shape
+    const pixels = new Tensor('uint8', Buffer.concat(images), [images.length, imageSize, imageSize, 3])
+    return this.#run('encoder', { images: pixels }, 'latents')
+  }
+
+  /**
+   * The tokens of the first `stages` stages.
+   *
+   * @returns a row an image
+   */
+  async tokens(latents: Tensor, stages = this.shape.stages.length): Promise<Int32Array[]> {
+    const count = latents.dims[0] as number
+    const rows = Array.from({ length: count }, () => new Int32Array(this.length))
+    let start = 0
+    for (const [stage, end] of this.shape.stages.slice(0, stages).entries()) {
+      const feeds: Record<string, Tensor> =
+        start === 0 ? { latents } : { latents, prefix: this.#sequences(rows, start) }
+      const next = (await this.#run(stageName(stage), feeds, 'tokens')).data as Int32Array
+      const width = end - start
+      for (const [i, row] of rows.entries()) row.set(next.subarray(i * width, (i + 1) * width), start)
+      start = end
+    }
+    return rows.map((row) => row.subarray(0, start))
+  }
+
+  /** Sequences of any length to pixels, uint8 `[H,W,3]` each. */
+  async decode(rows: ArrayLike<number>[]): Promise<Uint8Array[]> {
+    const pixels = (await this.#run('decoder', { tokens: this.#sequences(rows, this.length) }, 'images'))
+      .data as Uint8Array
+    const size = pixels.length / rows.length
+    return rows.map((_, i) => pixels.subarray(i * size, (i + 1) * size))
+  }
+
+  async #run(name: string, feeds: Record<string, Tensor>, output: string): Promise<Tensor> {
+    return (await this.#sessions.get(name)?.run(feeds))?.[output] as Tensor
+  }
+
+  /** The first `width` ids of every row; the id after the codebook's last stands for one that is not there. */
+  #sequences(rows: ArrayLike<number>[], width: number): Tensor {
+    const data = new Int32Array(rows.length * width).fill(this.shape.codebook.size)
+    for (const [i, row] of rows.entries()) data.set(Array.prototype.slice.call(row, 0, width), i * width)
+    return new Tensor('int32', data, [rows.length, width])
+  }
+}

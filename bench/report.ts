@@ -1,0 +1,151 @@
+import { type Bar, barsOf, byThroughput, errorsOf } from './bars.ts'
+import { type Entry, type LimitRow, type LoadName, loads, type Results, type Row } from './results.ts'
+import { summarize } from './statistics.ts'
+
+/** Medians over the rounds, of one contestant under one load from so many clients. */
+export interface Median {
+  contestant: string
+  load: LoadName
+  clients: number
+  values: Record<Column, number[]>
+}
+
+type Column = (typeof columns)[number][0]
+
+const columns = [
+  ['imagesPerSecond', 'images/s'],
+  ['p50', 'p50 ms'],
+  ['p95', 'p95 ms'],
+  ['p99', 'p99 ms'],
+  ['cpu', 'CPU ms/image'],
+  ['memory', 'MiB'],
+  ['health50', 'live p50 ms'],
+  ['health99', 'live p99 ms'],
+  ['eventLoop', 'event loop p99 ms'],
+  ['errors', 'errors'],
+] as const
+
+/** Rows of the same contestant, load and number of clients, together. */
+export function gather(rows: readonly Row[]): Median[] {
+  const groups = Map.groupBy(rows, ({ contestant, load, clients }) => `${contestant} ${load} ${clients}`)
+  return [...groups.values()].map((group) => {
+    const { contestant, load, clients } = group[0] as Row
+    const of = (value: (row: Row) => number | null) => group.map(value).filter((found) => found !== null)
+    return {
+      ...{ contestant, load, clients },
+      values: {
+        imagesPerSecond: of((row) => row.imagesPerSecond),
+        p50: of((row) => row.latencyMs.p50),
+        p95: of((row) => row.latencyMs.p95),
+        p99: of((row) => row.latencyMs.p99),
+        cpu: of((row) => row.cpuMsPerImage),
+        memory: of((row) => row.memoryMiB),
+        health50: of((row) => row.health.p50),
+        health99: of((row) => row.health.p99),
+        eventLoop: of((row) => row.eventLoopMs),
+        errors: of((row) => errorsOf(row) + row.health.failed),
+      },
+    }
+  })
+}
+
+/** The limit of a load: the batch size that was fastest in the median. */
+export function limitOf(limits: readonly LimitRow[], load: LoadName): LimitRow[] {
+  const sizes = Map.groupBy(
+    limits.filter((row) => row.load === load),
+    ({ batch }) => batch,
+  )
+  const fastest = [...sizes.values()].map((rows) => ({
+    rows,
+    imagesPerSecond: summarize(rows.map((row) => row.imagesPerSecond)).median,
+  }))
+  return fastest.toSorted(byThroughput)[0]?.rows ?? []
+}
+
+/** The results as a page to read: the bars, then everything by load. */
+export function markdown(results: Results): string {
+  const medians = gather(results.rows)
+  const rounds = new Set([...results.rows, ...results.limits].map(({ round }) => round)).size
+  const present = (Object.keys(loads) as LoadName[]).filter((load) =>
+    [...results.rows, ...results.limits].some((row) => row.load === load),
+  )
+  return [
+    '# Benchmark',
+    `Medians of ${rounds} round${rounds === 1 ? '' : 's'}, lowest to highest in parentheses. bench/README.md says how this is measured.`,
+    table(['machine', ''], Object.entries(results.machine)),
+    '## Bars',
+    barTable(barsOf(results)),
+    '## Contestants',
+    table(
+      ['contestant', 'tokens as the service', 'start to first answer, s', ''],
+      results.entries.map((entry) => contestantRow(entry, results)),
+    ),
+    '![Throughput and latency by clients](plot.svg)',
+    ...present.flatMap((load) => [
+      `## ${loads[load].title.replace(/^./, (letter) => letter.toUpperCase())}`,
+      table(
+        ['contestant', 'clients', ...columns.map(([, title]) => title)],
+        [
+          ...limitRow(limitOf(results.limits, load)),
+          ...results.entries.flatMap(({ name, title }) =>
+            medians
+              .filter((median) => median.load === load && median.contestant === name)
+              .map(({ clients, values }) => [title, clients, ...columns.map(([column]) => spread(values[column]))]),
+          ),
+        ],
+      ),
+    ]),
+  ].join('\n\n')
+}
+
+/** Bars as a Markdown table. */
+export function barTable(bars: Bar[]): string {
+  return table(
+    ['what', 'bar', 'measured', ''],
+    bars.map(({ what, bar, measured, met }) => [
+      what,
+      bar,
+      measured === undefined ? '' : spread([measured.min, measured.median, measured.max]),
+      met === undefined ? 'not measured' : met ? 'met' : '**not met**',
+    ]),
+  )
+}
+
+function contestantRow({ name, title, agreement, failure }: Entry, { coldStarts }: Results): string[] {
+  const starts = coldStarts.filter(({ contestant }) => contestant === name).map(({ seconds }) => seconds)
+  const share = agreement === undefined ? '' : `${(agreement.tokens * 100).toFixed(2)} %`
+  return [title, share, spread(starts), failure === undefined ? 'ran' : `**not run**, or not to the end: ${failure}`]
+}
+
+function limitRow(rows: LimitRow[]): (string | number)[][] {
+  if (rows.length === 0) return []
+  const of = (value: (row: LimitRow) => number) => spread(rows.map(value))
+  const latencies = (['p50', 'p95', 'p99'] as const).map((name) => of(({ latencyMs }) => latencyMs[name]))
+  return [
+    [
+      `the limit, batches of ${rows[0]?.batch}`,
+      '',
+      of((row) => row.imagesPerSecond),
+      ...latencies,
+      of((row) => row.cpuMsPerImage),
+      of((row) => row.memoryMiB),
+      ...['', '', '', ''],
+    ],
+  ]
+}
+
+function spread(values: number[]): string {
+  if (values.length === 0) return ''
+  const { median, min, max } = summarize(values)
+  return min === max ? short(median) : `${short(median)} (${short(min)}–${short(max)})`
+}
+
+function short(value: number): string {
+  return Number(value.toPrecision(3)).toString()
+}
+
+function table(head: string[], rows: (string | number)[][]): string {
+  const line = (cells: (string | number)[]) =>
+    `| ${cells.map((cell) => `${cell}`.replaceAll('|', '\\|').replaceAll('\n', ' ')).join(' | ')} |`
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
+}

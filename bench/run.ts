@@ -1,0 +1,99 @@
+// The benchmark: the service beside a plain loop and beside its peers. `--help` says how.
+import { mkdir, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { readBundle } from '../src/inference/bundle.ts'
+import { usableCores } from '../src/inference/sizing.ts'
+import { barsOf } from './bars.ts'
+import { type Contestant, contestants } from './contestants.ts'
+import { describeMachine } from './machine.ts'
+import { plot } from './plot.ts'
+import { race } from './race.ts'
+import { barTable, markdown } from './report.ts'
+import { LIMIT, type LoadName, loads } from './results.ts'
+import { soak, soakBars } from './soak.ts'
+
+const names = ['service', LIMIT, ...contestants.map(({ name }) => name).filter((name) => name !== 'service')]
+const SOAK_MARKS = [1_000, 8_000, 15_000, 22_000, 29_000, 36_000, 43_000, 50_000]
+
+const usage = `npm run bench -- [options]
+  --contestants <list>  of ${names.join(', ')} (default: all)
+  --loads <list>        of ${Object.keys(loads).join(', ')} (default: all)
+  --clients <list>      connections, one request at a time on each (default 1,8,32,128)
+  --rounds <n>          how often each contestant runs (default 3)
+  --seconds <s>         how long one measurement takes (default 8)
+  --quick               one round of 2 seconds with 1 and 32 clients
+  --soak                send 50,000 images to the service and watch its memory, nothing else
+  --model <folder>      the bundle (default models/nativetok-128)
+  --out <folder>        for results.json, results.md and plot.svg, or soak.json (default bench/results)`
+
+const { values: options } = parseArgs({
+  options: {
+    contestants: { type: 'string', default: names.join() },
+    loads: { type: 'string', default: Object.keys(loads).join() },
+    clients: { type: 'string' },
+    rounds: { type: 'string' },
+    seconds: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    soak: { type: 'boolean', default: false },
+    model: { type: 'string', default: join(import.meta.dirname, '..', 'models', 'nativetok-128') },
+    out: { type: 'string', default: join(import.meta.dirname, 'results') },
+    help: { type: 'boolean', default: false },
+  },
+})
+if (options.help) {
+  console.log(usage)
+  process.exit()
+}
+
+const { model, quick } = options
+const { shape } = await readBundle(model)
+const cores = await usableCores()
+const machine = await describeMachine(cores, model)
+const place = { model, cores, imageSize: shape.imageSize }
+const service = contestants.find(({ name }) => name === 'service') as Contestant
+await mkdir(options.out, { recursive: true })
+
+if (options.soak) {
+  const rows = await soak(service, place, SOAK_MARKS)
+  const bars = soakBars(rows)
+  await writeJson('soak.json', { machine, bars, rows })
+  console.log(barTable(bars))
+} else {
+  const chosen = listOf('contestants', options.contestants, names)
+  const results = {
+    machine,
+    ...(await race({
+      ...place,
+      service,
+      contestants: contestants.filter(({ name }) => chosen.includes(name)),
+      limit: chosen.includes(LIMIT),
+      loads: listOf('loads', options.loads, Object.keys(loads)) as LoadName[],
+      clients: (options.clients ?? (quick ? '1,32' : '1,8,32,128')).split(',').map((text) => number('clients', text)),
+      rounds: number('rounds', options.rounds ?? (quick ? '1' : '3')),
+      seconds: number('seconds', options.seconds ?? (quick ? '2' : '8')),
+      say: (line) => console.error(line),
+    })),
+  }
+  await writeJson('results.json', { bars: barsOf(results), ...results })
+  await writeFile(join(options.out, 'results.md'), `${markdown(results)}\n`)
+  await writeFile(join(options.out, 'plot.svg'), plot(results))
+  console.log(barTable(barsOf(results)))
+}
+
+function writeJson(name: string, value: object): Promise<void> {
+  return writeFile(join(options.out, name), `${JSON.stringify(value, null, 2)}\n`)
+}
+
+function listOf(option: string, text: string, known: string[]): string[] {
+  const list = text.split(',')
+  const unknown = list.find((name) => !known.includes(name))
+  if (unknown !== undefined) throw new Error(`--${option} ${unknown}: it is one of ${known.join(', ')}`)
+  return list
+}
+
+function number(option: string, text: string): number {
+  const value = Number(text)
+  if (!(value > 0)) throw new Error(`--${option} ${text}: it must be a number above 0`)
+  return value
+}

@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { barsOf } from '../../bench/bars.ts'
+import { barTable } from '../../bench/report.ts'
+import type { LimitRow, Row } from '../../bench/results.ts'
+import { soakBars } from '../../bench/soak.ts'
+
+function row(values: Partial<Row> & { p99?: number; p50?: number }): Row {
+  const { p50 = 10, p99 = 100, ...others } = values
+  return {
+    ...{ round: 1, contestant: 'service', load: 'encode-crops', route: 'encode', clients: 32, batch: 1 },
+    ...{ seconds: 8, requests: 800, images: 800, imagesPerSecond: 100, errors: {}, cpuMsPerImage: 20 },
+    ...{ latencyMs: { p50, p95: p99, p99, max: p99 }, memoryMiB: 500, eventLoopMs: 5 },
+    ...{ health: { p50: 1, p99: 10, asked: 400, failed: 0 } },
+    ...others,
+  }
+}
+
+function limit(values: Partial<LimitRow>): LimitRow {
+  const latencyMs = { p50: 10, p95: 10, p99: 10 }
+  return {
+    ...{
+      round: 1,
+      load: 'encode-crops',
+      batch: 32,
+      imagesPerSecond: 120,
+      cpuMsPerImage: 19,
+      memoryMiB: 400,
+      latencyMs,
+    },
+    ...values,
+  }
+}
+
+function find(
+  pattern: RegExp,
+  rows: Row[],
+  limits: LimitRow[] = [],
+  stages: Parameters<typeof barsOf>[0]['stages'] = [],
+) {
+  const found = barsOf({ rows, limits, stages }).filter(({ what }) => pattern.test(what))
+  assert.equal(found.length, 1, `${pattern} names ${found.length} bars`)
+  return found[0]
+}
+
+test('processor time is held against the fastest batch size of the limit', () => {
+  const limits = [limit({}), limit({ batch: 1, imagesPerSecond: 30, cpuMsPerImage: 60 })]
+  const met = find(/processor time .* crops/, [row({})], limits)
+  assert.deepEqual([met?.measured?.median, met?.met], [0.95, true])
+  assert.equal(find(/processor time .* crops/, [row({ cpuMsPerImage: 25 })], limits)?.met, false)
+})
+
+test('throughput and p99 are held against the best of any peer in the round', () => {
+  const peers = [
+    row({ contestant: 'ray', imagesPerSecond: 90, p99: 200 }),
+    row({ contestant: 'fastapi', imagesPerSecond: 80, p99: 90 }),
+  ]
+  const throughput = find(/best peer's.* crops/, [row({}), ...peers])
+  assert.deepEqual([throughput?.measured?.median, throughput?.met], [100 / 90, true])
+  assert.equal(
+    find(/p99 latency .* crops/, [row({}), ...peers])?.met,
+    false,
+    'a slower peer answers its slowest sooner',
+  )
+})
+
+test('the median of the ratios of the rounds counts, not the ratio of the medians', () => {
+  // A machine twice as slow in the second round, and a ratio that is the same in both.
+  const rows = [1, 2].flatMap((round) => [
+    row({ round, imagesPerSecond: 110 / round }),
+    row({ round, contestant: 'fastapi', imagesPerSecond: 100 / round }),
+  ])
+  const { median = 0, min = 0, max = 0 } = find(/best peer's.* crops/, rows)?.measured ?? {}
+  for (const value of [median, min, max]) assert.ok(Math.abs(value - 1.1) < 1e-9)
+})
+
+test('a single request is held against image and graphs at batch 1', () => {
+  const alone = [limit({ batch: 1, latencyMs: { p50: 10, p95: 11, p99: 12 } })]
+  assert.equal(find(/single request .* crops/, [row({ clients: 1, p50: 11.5 })], alone)?.met, true)
+  assert.equal(find(/single request .* crops/, [row({ clients: 1, p50: 11.6 })], alone)?.met, false)
+})
+
+test('under full load the worst load counts', () => {
+  const rows = [
+    row({ clients: 128 }),
+    row({ clients: 128, load: 'decode', eventLoopMs: 21, health: { p50: 1, p99: 49, asked: 1, failed: 0 } }),
+  ]
+  assert.deepEqual([find(/event loop/, rows)?.measured?.median, find(/event loop/, rows)?.met], [21, false])
+  assert.equal(find(/health/, rows)?.met, true)
+})
+
+test('throughput must not fall with four times the clients, and one error in one round is too many', () => {
+  const rows = [row({}), row({ clients: 128, imagesPerSecond: 96 }), row({ round: 2 }), row({ round: 3 })]
+  assert.equal(find(/at 128 clients over .*: encode, 128 px crops$/, rows.slice(0, 2))?.met, true)
+  assert.equal(find(/errors/, rows)?.met, true)
+  assert.equal(find(/errors/, [...rows, row({ round: 3, errors: { 503: 1 } })])?.met, false)
+})
+
+test('the first stage is held against all stages', () => {
+  const stages = [{ round: 1, batch: 32, milliseconds: { 32: 31, 128: 100 } }]
+  assert.deepEqual(
+    [find(/MoCET .* batch 32/, [], [], stages)?.met, find(/MoCET .* batch 1$/, [], [], stages)?.met],
+    [false, undefined],
+  )
+})
+
+test('what was not measured is neither met nor missed, and says so', () => {
+  const bars = barsOf({ rows: [], limits: [], stages: [] })
+  assert.ok(bars.every(({ measured, met }) => measured === undefined && met === undefined))
+  assert.ok(
+    barTable(bars)
+      .split('\n')
+      .slice(2)
+      .every((line) => line.endsWith('| not measured |')),
+  )
+})
+
+test('memory at the end of a soak is held against that at its beginning', () => {
+  const rows = (last: number) => [
+    { images: 1000, memoryMiB: 1000, errors: 0 },
+    { images: 25000, memoryMiB: 2000, errors: 0 },
+    { images: 50000, memoryMiB: last, errors: 0 },
+  ]
+  assert.deepEqual(
+    soakBars(rows(1050)).map(({ met }) => met),
+    [true, true],
+  )
+  assert.deepEqual(
+    soakBars(rows(1060)).map(({ met }) => met),
+    [false, true],
+  )
+})
