@@ -111,6 +111,24 @@ export function barTable(bars: Bar[]): string {
   )
 }
 
+/** Images a second by contestant and load, as a Markdown table. */
+export function throughputTable({ entries, rows }: Pick<Results, 'entries' | 'rows'>): string {
+  const present = (Object.keys(loads) as LoadName[]).filter((load) => rows.some((row) => row.load === load))
+  return table(
+    ['', ...present.map((load) => `${loads[load].title}, images/s`)],
+    entries.map(({ name, title }) => [
+      title,
+      ...present.map((load) =>
+        spread(
+          rows
+            .filter((row) => row.contestant === name && row.load === load)
+            .map(({ imagesPerSecond }) => imagesPerSecond),
+        ),
+      ),
+    ]),
+  )
+}
+
 function contestantRow({ name, title, agreement, failure }: Entry, { coldStarts }: Results): string[] {
   const starts = coldStarts.filter(({ contestant }) => contestant === name).map(({ seconds }) => seconds)
   const share = agreement === undefined ? '' : `${(agreement.tokens * 100).toFixed(2)} %`

@@ -9,8 +9,9 @@ import { type Contestant, contestants } from './contestants.ts'
 import { describeMachine } from './machine.ts'
 import { plot } from './plot.ts'
 import { race } from './race.ts'
-import { barTable, markdown } from './report.ts'
+import { barTable, markdown, throughputTable } from './report.ts'
 import { LIMIT, type LoadName, loads } from './results.ts'
+import { SIZING_CLIENTS, SIZING_LOADS, sizingBars, sizings } from './sizing.ts'
 import { soak, soakBars } from './soak.ts'
 
 const names = ['service', LIMIT, ...contestants.map(({ name }) => name).filter((name) => name !== 'service')]
@@ -24,8 +25,9 @@ const usage = `npm run bench -- [options]
   --seconds <s>         how long one measurement takes (default 8)
   --quick               one round of 2 seconds with 1 and 32 clients
   --soak                send 50,000 images to the service and watch its memory, nothing else
+  --sizing              hold the service as it sizes itself against settings by hand, nothing else
   --model <folder>      the bundle (default models/nativetok-128)
-  --out <folder>        for results.json, results.md and plot.svg, or soak.json (default bench/results)`
+  --out <folder>        for results.json, results.md and plot.svg, soak.json or sizing.json (default bench/results)`
 
 const { values: options } = parseArgs({
   options: {
@@ -36,6 +38,7 @@ const { values: options } = parseArgs({
     seconds: { type: 'string' },
     quick: { type: 'boolean', default: false },
     soak: { type: 'boolean', default: false },
+    sizing: { type: 'boolean', default: false },
     model: { type: 'string', default: join(import.meta.dirname, '..', 'models', 'nativetok-128') },
     out: { type: 'string', default: join(import.meta.dirname, 'results') },
     help: { type: 'boolean', default: false },
@@ -52,6 +55,12 @@ const cores = await usableCores()
 const machine = await describeMachine(cores, model)
 const place = { model, cores, imageSize: shape.imageSize }
 const service = contestants.find(({ name }) => name === 'service') as Contestant
+const common = {
+  ...{ ...place, service },
+  rounds: number('rounds', options.rounds ?? (quick ? '1' : '3')),
+  seconds: number('seconds', options.seconds ?? (quick ? '2' : '8')),
+  say: (line: string) => console.error(line),
+}
 await mkdir(options.out, { recursive: true })
 
 if (options.soak) {
@@ -59,20 +68,24 @@ if (options.soak) {
   const bars = soakBars(rows)
   await writeJson('soak.json', { machine, bars, rows })
   console.log(barTable(bars))
+} else if (options.sizing) {
+  const results = await race({
+    ...{ ...common, contestants: sizings(service, cores), limit: false },
+    ...{ loads: [...SIZING_LOADS], clients: SIZING_CLIENTS },
+  })
+  const bars = sizingBars(service, results.rows)
+  await writeJson('sizing.json', { machine, bars, ...results })
+  console.log(`${barTable(bars)}\n\n${throughputTable(results)}`)
 } else {
   const chosen = listOf('contestants', options.contestants, names)
   const results = {
     machine,
     ...(await race({
-      ...place,
-      service,
+      ...common,
       contestants: contestants.filter(({ name }) => chosen.includes(name)),
       limit: chosen.includes(LIMIT),
       loads: listOf('loads', options.loads, Object.keys(loads)) as LoadName[],
       clients: (options.clients ?? (quick ? '1,32' : '1,8,32,128')).split(',').map((text) => number('clients', text)),
-      rounds: number('rounds', options.rounds ?? (quick ? '1' : '3')),
-      seconds: number('seconds', options.seconds ?? (quick ? '2' : '8')),
-      say: (line) => console.error(line),
     })),
   }
   await writeJson('results.json', { bars: barsOf(results), ...results })

@@ -59,8 +59,9 @@ export class Admission {
     this.bodyLimit = bodyLimit
     this.reservation = services.inference.reserve(1)
     const { requestTimeout } = services.config
-    const late = new Problem('deadline', `the request was not done within ${requestTimeout} s`)
-    this.timer = setTimeout(() => this.abort(late), requestTimeout * 1000)
+    this.timer = setTimeout(() => {
+      this.abort(new Problem('deadline', `the request was not done within ${requestTimeout} s`))
+    }, requestTimeout * 1000)
   }
 
   get signal(): AbortSignal {

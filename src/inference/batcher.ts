@@ -256,12 +256,10 @@ export class Batcher {
 }
 
 function encodeBatch(shape: ModelShape): RunBatch<Encode, Uint16Array> {
-  const imageBytes = shape.imageSize * shape.imageSize * 3
   const rowLength = sequenceLength(shape)
   return async (engine, inputs) => {
     const longestFirst = [...inputs.entries()].sort(([, a], [, b]) => b.length - a.length)
-    const pixels = new Uint8Array(inputs.length * imageBytes)
-    for (const [row, [, input]] of longestFirst.entries()) pixels.set(input.pixels, row * imageBytes)
+    const pixels = Buffer.concat(longestFirst.map(([, input]) => input.pixels))
     const lengths = longestFirst.map(([, input]) => input.length)
     const { tokens, timings } = await engine.encode({ pixels, lengths })
     const outputs = new Array<Uint16Array>(inputs.length)
@@ -280,7 +278,7 @@ function decodeBatch(shape: ModelShape): RunBatch<ArrayLike<number>, Uint8Array>
     const tokens = new Int32Array(inputs.length * rowLength).fill(absent)
     for (const [row, input] of inputs.entries()) tokens.set(input, row * rowLength)
     const { pixels, timings } = await engine.decode({ tokens })
-    const outputs = inputs.map((_, row) => pixels.slice(row * imageBytes, (row + 1) * imageBytes))
+    const outputs = inputs.map((_, row) => pixels.subarray(row * imageBytes, (row + 1) * imageBytes))
     return { outputs, timings }
   }
 }

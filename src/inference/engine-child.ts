@@ -1,5 +1,6 @@
 // The engine process: ONNX Runtime and nothing else. `run()` blocks this process's only thread, which is why it is one.
 import { readFile } from 'node:fs/promises'
+import { constants, setPriority } from 'node:os'
 import { env, InferenceSession, Tensor } from 'onnxruntime-node'
 import { BundleError } from './errors.ts'
 import { checkGraph, type Graph, sequenceLength, stageName } from './graphs.ts'
@@ -161,5 +162,7 @@ function serve(): void {
   process.on('SIGTERM', () => {})
 }
 
+// The server goes first where both want a core: it answers health checks, and opens the images of the next batch.
+setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
 env.logLevel = 'error'
 serve()
