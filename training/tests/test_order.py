@@ -137,7 +137,9 @@ def test_a_prefix_is_drawn_of_its_own_tokens_alone(photos: np.ndarray) -> None:
     decoded = decode_prefixes(model, tokens, batch=2)
     assert list(decoded) == [0, 1, 2, 4, 6]
     assert (decoded[0] == decoded[0][0]).all(), "no token: the same picture whatever the photo"
-    np.testing.assert_array_equal(decoded[4], model.decode(torch.from_numpy(tokens[:, :4])).numpy())
+    # in the same batches: another size of batch may round a pixel differently
+    alone = np.concatenate([model.decode(torch.from_numpy(tokens[i : i + 2, :4])).numpy() for i in (0, 2, 4)])
+    np.testing.assert_array_equal(decoded[4], alone)
     with pytest.raises(AssertionError):
         np.testing.assert_array_equal(decoded[4], decoded[6])
 
