@@ -1,0 +1,307 @@
+"""A small autoregressive generator over a tokenizer's tokens, to measure what the order of tokens is worth to one.
+
+It says what sequences cost it in bits, position by position, and samples new ones, which the tokenizer's decoder draws.
+
+python -m nativetok.generator --weights TOKENIZER --classifier CLASSIFIER --data FOLDER --out RUN
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from nativetok.classifier import embed, load_classifier
+from nativetok.data import find_split, load_keyed_images, load_labels
+from nativetok.metrics import frechet_distance, psnr
+from nativetok.model import NativeTok, load_weights
+
+BATCH = 64
+RATE = 1e-3
+WARMUP = 200
+"""Steps in which the rate rises; after them it falls to nothing along a cosine."""
+WEIGHT_DECAY = 0.05
+DROPOUT = 0.1
+VALIDATE_EVERY = 250
+SAMPLE_BATCH = 250
+SHEET_COLUMNS = 12
+
+Cache = tuple[Tensor, Tensor]
+"""Keys and values [B, heads, T, width / heads] of what a block has read."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The sizes of a generator."""
+
+    labels: tuple[str, ...]
+    """Classes it can be asked for; one more stands for images without a label."""
+    codebook_size: int
+    length: int
+    """Tokens of a sequence."""
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+
+
+class CausalBlock(nn.Module):
+    """A pre-norm transformer block in which a place reads itself and those before it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, x: Tensor, past: Cache | None = None) -> tuple[Tensor, Cache]:
+        """Map [B, T, width] to the same; with a `past`, which is read too, T is 1."""
+        b, t, width = x.shape
+        q, k, v = self.qkv(self.attention_norm(x)).view(b, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=past is None)
+        x = x + self.dropout(self.out(mixed.transpose(1, 2).reshape(b, t, width)))
+        return x + self.dropout(self.mlp(self.mlp_norm(x))), (k, v)
+
+
+class Generator(nn.Module):
+    """A class-conditional GPT over tokens: the class comes first, then the tokens."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.label = nn.Embedding(len(config.labels) + 1, config.width)
+        self.token = nn.Embedding(config.codebook_size, config.width)
+        self.position = nn.Parameter(torch.zeros(config.length, config.width))
+        self.blocks = nn.ModuleList(CausalBlock(config.width, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, config.codebook_size)
+        for name, p in self.named_parameters():
+            if p.ndim > 1:  # GPT-2's start: what a block adds is the smaller the more blocks there are
+                residual = name.endswith(("out.weight", "mlp.2.weight"))
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.depth) if residual else 0.02)
+
+    @property
+    def unlabelled(self) -> int:
+        """The class of images without a label."""
+        return len(self.config.labels)
+
+    def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
+        """Logits [B, T, K] of the tokens int64 [B, T] of images of classes int64 [B], each from those before it."""
+        x = torch.cat([self.label(labels)[:, None], self.token(tokens[:, :-1])], dim=1)
+        x = x + self.position[: tokens.shape[1]]
+        for block in self.blocks:
+            x, _ = block(x)
+        return self.head(self.norm(x))
+
+    def bits(self, labels: Tensor, tokens: Tensor) -> Tensor:
+        """What each token int64 [B, T] costs, in bits [B, T]."""
+        logits = self(labels, tokens).float()
+        return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none") / math.log(2)
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw sequences int64 [B, length] of classes int64 [B]."""
+        caches: list[Cache | None] = [None] * len(self.blocks)
+        x, tokens = self.label(labels), []
+        for position in self.position:
+            x = (x + position)[:, None]
+            for i, block in enumerate(self.blocks):
+                x, caches[i] = block(x, caches[i])
+            odds = (self.head(self.norm(x[:, 0])).float() / temperature).softmax(-1)
+            tokens.append(torch.multinomial(odds, 1, generator=generator)[:, 0])
+            x = self.token(tokens[-1])
+        return torch.stack(tokens, dim=1)
+
+
+def save_generator(model: Generator, path: Path) -> None:
+    """Write the released form of a generator: fp16 safetensors with its configuration in the metadata."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, path, metadata={"config": json.dumps(asdict(model.config))})
+
+
+def load_generator(path: Path) -> Generator:
+    """Read a released generator, in evaluation mode, float32."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["config"])
+    model = Generator(GeneratorConfig(**{**config, "labels": tuple(config["labels"])}))
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return model.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data
+
+
+@dataclass(frozen=True)
+class Split:
+    """Photos, uint8 [N, H, W, 3], with their tokens, int64 [N, T], and classes, int64 [N]."""
+
+    photos: NDArray[np.uint8]
+    tokens: Tensor
+    classes: Tensor
+
+
+def tokenize(tokenizer: NativeTok, photos: NDArray[np.uint8], batch: int = 64) -> Tensor:
+    """Tokens int64 [N, L] of photos uint8 [N, H, W, 3], with a bar of progress."""
+    batches = torch.from_numpy(photos).split(batch)
+    return torch.cat([tokenizer.encode(part) for part in tqdm(batches, unit="batch", desc="tokenize")])
+
+
+def load_split(root: Path, split: str, tokenizer: NativeTok, names: Sequence[str]) -> Split:
+    """A split's photos, tokenized; `names` are the labels that have a class, in the order of the classes."""
+    keys, photos = load_keyed_images(find_split(root, split), tokenizer.config.image_size)
+    labels = load_labels(root / "labels.csv")
+    classes = {name: i for i, name in enumerate(names)}
+    picked = torch.tensor([classes.get(labels.get(key, ""), len(names)) for key in keys])
+    return Split(photos, tokenize(tokenizer, photos), picked)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training and figures
+
+
+def train(
+    model: Generator, tokens: Tensor, classes: Tensor, sequences: int, held: Split, seed: int = 0
+) -> list[dict[str, float]]:
+    """Train a generator in place on so many sequences, drawn from epoch to epoch in a new order.
+
+    Returns:
+        The log: how many sequences were seen, the training and the validation bits a token, the seconds so far.
+    """
+    torch.manual_seed(seed)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95))
+    steps = math.ceil(sequences / BATCH)
+    order = torch.cat([torch.randperm(len(tokens)) for _ in range(math.ceil(steps * BATCH / len(tokens)))])
+    log: list[dict[str, float]] = []
+    losses: list[float] = []
+    started = time.perf_counter()
+    model.train()
+    for step in tqdm(range(steps), unit="step", desc="train"):
+        rate = RATE * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        pick = order[step * BATCH : (step + 1) * BATCH]
+        loss = model.bits(classes[pick], tokens[pick]).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+        if (step + 1) % VALIDATE_EVERY == 0 or step + 1 == steps:
+            entry = {
+                "sequences": (step + 1) * BATCH,
+                "train_bits": float(np.mean(losses)),
+                "val_bits": float(bits_by_position(model, held).mean()),
+                "seconds": time.perf_counter() - started,
+            }
+            tqdm.write("  ".join(f"{name} {value:.3f}" for name, value in entry.items()))
+            log.append(entry)
+            losses.clear()
+            model.train()
+    model.eval()
+    return log
+
+
+@torch.inference_mode()
+def bits_by_position(model: Generator, split: Split) -> NDArray[np.float64]:
+    """What a token of a split costs a generator by position, in bits, float64 [T]. Leaves it in evaluation mode."""
+    model.eval()
+    parts = zip(split.classes.split(BATCH), split.tokens.split(BATCH), strict=True)
+    return torch.cat([model.bits(classes, tokens) for classes, tokens in parts]).double().mean(0).numpy()
+
+
+def decode(tokenizer: NativeTok, tokens: Tensor, batch: int = 64) -> NDArray[np.uint8]:
+    """Draw images uint8 [N, H, W, 3] of tokens int64 [N, T]."""
+    return np.concatenate([tokenizer.decode(part).numpy() for part in tokens.split(batch)])
+
+
+def draw(
+    model: Generator, tokenizer: NativeTok, classes: Tensor, temperature: float, seed: int = 0
+) -> NDArray[np.uint8]:
+    """Sample an image uint8 [N, H, W, 3] of each class int64 [N]."""
+    random = torch.Generator().manual_seed(seed)
+    batches = tqdm(classes.split(SAMPLE_BATCH), unit="batch", desc="sample")
+    return decode(tokenizer, torch.cat([model.sample(part, temperature, random) for part in batches]))
+
+
+def contact_sheet(images: NDArray[np.uint8]) -> Image.Image:
+    """Images uint8 [N, H, W, 3] in rows of twelve."""
+    rows = [images[i : i + SHEET_COLUMNS] for i in range(0, len(images) - SHEET_COLUMNS + 1, SHEET_COLUMNS)]
+    return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: writes `generator.safetensors`, `generator.json` and `samples.png` into `--out`."""
+    parser = argparse.ArgumentParser(prog="python -m nativetok.generator", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--weights", type=Path, required=True, help="the tokenizer's weights, .safetensors")
+    parser.add_argument("--classifier", type=Path, required=True, help="a classifier's weights: labels and features")
+    parser.add_argument("--data", type=Path, required=True, help="data with train and val splits and labels.csv")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("--sequences", type=int, default=72_000, help="the budget (default 72,000)")
+    parser.add_argument("--samples", type=int, default=5000, help="of the Fréchet distance (default 5,000)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and samples (default 0)")
+    options = parser.parse_args(arguments)
+
+    torch.manual_seed(options.seed)
+    tokenizer, classifier = load_weights(options.weights), load_classifier(options.classifier)
+    training = load_split(options.data, "train", tokenizer, classifier.labels)
+    held = load_split(options.data, "val", tokenizer, classifier.labels)
+    mirrored = tokenize(tokenizer, np.ascontiguousarray(training.photos[:, :, ::-1]))
+    config = tokenizer.config
+    model = Generator(GeneratorConfig(classifier.labels, config.codebook_size, config.length))
+    tokens, classes = torch.cat([training.tokens, mirrored]), training.classes.repeat(2)
+    log = train(model, tokens, classes, options.sequences, held, options.seed)
+    save_generator(model, options.out / "generator.safetensors")
+
+    random = torch.Generator().manual_seed(options.seed)
+    pick = torch.randperm(len(training.photos), generator=random)[: options.samples]
+    samples = draw(model, tokenizer, training.classes[pick], options.temperature, options.seed)
+    photos = embed(classifier, training.photos)
+    bits = bits_by_position(model, held)
+    figures: dict[str, Any] = {
+        "tokenizer": config.to_dict(),
+        "generator": asdict(model.config),
+        "sequences": options.sequences,
+        "seed": options.seed,
+        "temperature": options.temperature,
+        "psnr": float(psnr(held.photos, decode(tokenizer, held.tokens)).mean()),
+        "bits_by_position": [round(float(b), 4) for b in bits],
+        "bits": float(bits.sum()),
+        "samples": len(samples),
+        "frechet": frechet_distance(photos, embed(classifier, samples)),
+        # what the tokenizer alone costs: the generator's samples can hardly come nearer to the photos
+        "frechet_reconstructions": frechet_distance(
+            photos, embed(classifier, decode(tokenizer, training.tokens[pick]))
+        ),
+        "log": log,
+    }
+    (options.out / "generator.json").write_text(json.dumps(figures, indent=2) + "\n")
+    contact_sheet(samples[: 6 * SHEET_COLUMNS]).save(options.out / "samples.png", optimize=True)
+    print(f"{figures['bits']:.1f} bits a sequence, PSNR {figures['psnr']:.2f} dB, Fréchet {figures['frechet']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
