@@ -3,6 +3,7 @@ import type {
   onRequestAsyncHookHandler,
   onResponseAsyncHookHandler,
   onSendAsyncHookHandler,
+  preHandlerAsyncHookHandler,
   preParsingAsyncHookHandler,
 } from 'fastify'
 import type { Reservation } from './inference/index.ts'
@@ -26,6 +27,10 @@ export class InflightBytes {
     this.limit = limit
   }
 
+  get bytes(): number {
+    return this.held
+  }
+
   take(bytes: number): void {
     if (this.held + bytes > this.limit) throw new Problem('overloaded', 'the server holds as many bytes as it may')
     this.held += bytes
@@ -43,6 +48,8 @@ export class InflightBytes {
 export class Admission {
   /** Milliseconds a step; the slowest item's where several were at it. */
   readonly timings: Record<string, number> = {}
+  /** When a step went on, from its first item's start to its last one's end, on the clock of `performance.now()`. */
+  readonly periods: Record<string, { start: number; end: number; items: number }> = {}
   /** Images or sequences of the request, as far as is known. */
   images = 1
 
@@ -53,12 +60,12 @@ export class Admission {
   private readonly timer: NodeJS.Timeout
   private bytes = 0
 
-  /** @throws QueueFullError if there is no room for even one image */
+  /** @throws QueueFullError if there is no room for even one image, or not enough time */
   constructor(services: Services, bodyLimit: number) {
     this.services = services
     this.bodyLimit = bodyLimit
-    this.reservation = services.inference.reserve(1)
     const { requestTimeout } = services.config
+    this.reservation = services.inference.reserve(1, requestTimeout * 1000)
     this.timer = setTimeout(() => {
       this.abort(new Problem('deadline', `the request was not done within ${requestTimeout} s`))
     }, requestTimeout * 1000)
@@ -94,6 +101,11 @@ export class Admission {
     }
   }
 
+  /** Says that the request has arrived in full: from here on it waits for nothing but this server. */
+  begin(): void {
+    this.reservation.begin()
+  }
+
   /** Does `work` on all items at once. The first that fails, the deadline or a closed connection ends the others. */
   async each<T, R>(items: readonly T[], work: (item: T, index: number) => Promise<R>): Promise<R[]> {
     const { signal } = this
@@ -101,18 +113,30 @@ export class Admission {
     const aborted = new Promise<never>((_, reject) => {
       signal.addEventListener('abort', () => reject(signal.reason), { once: true })
     })
+    const doOne = async (item: T, index: number) => {
+      const result = await work(item, index)
+      this.reservation.done()
+      return result
+    }
     try {
-      return await Promise.race([Promise.all(items.map(work)), aborted])
+      return await Promise.race([Promise.all(items.map(doOne)), aborted])
     } catch (error) {
       this.abort(error as Error)
       throw error
     }
   }
 
-  /** Notes how long a step of one item took. */
+  /** Notes how long steps of one item took, one after the other; the last of them has just ended. */
   time(timings: Record<string, number>): void {
-    for (const [step, duration] of Object.entries(timings)) {
-      this.timings[step] = Math.max(this.timings[step] ?? 0, duration)
+    const steps = Object.entries(timings)
+    for (const [step, duration] of steps) this.timings[step] = Math.max(this.timings[step] ?? 0, duration)
+    let end = performance.now()
+    for (const [step, duration] of steps.reverse()) {
+      const start = end - duration
+      const before = this.periods[step] ?? { start, end, items: 0 }
+      const items = before.items + 1
+      this.periods[step] = { start: Math.min(before.start, start), end: Math.max(before.end, end), items }
+      end = start
     }
   }
 
@@ -160,6 +184,7 @@ class CountedBody extends Transform {
 interface AdmissionHooks {
   onRequest: onRequestAsyncHookHandler
   preParsing: preParsingAsyncHookHandler
+  preHandler: preHandlerAsyncHookHandler
   onSend: onSendAsyncHookHandler
   onResponse: onResponseAsyncHookHandler
 }
@@ -170,8 +195,7 @@ export function admissionHooks(services: Services): AdmissionHooks {
 
   return {
     async onRequest(request, reply) {
-      const json = request.headers['content-type']?.startsWith('application/json') ?? false
-      const limit = json ? config.jsonBodyLimit : config.bodyLimit
+      const limit = isOfType(request, 'application/json') ? config.jsonBodyLimit : config.bodyLimit
       if (Number(request.headers['content-length']) > limit) {
         throw new Problem('too-many-bytes', `the body is larger than ${limit} bytes`)
       }
@@ -185,6 +209,9 @@ export function admissionHooks(services: Services): AdmissionHooks {
     async preParsing(request, _reply, payload) {
       // The multipart plugin reads the connection itself; `readParts` counts what it hears.
       return isOfType(request, 'multipart/form-data') ? payload : new CountedBody(payload, request.admission)
+    },
+    async preHandler(request) {
+      request.admission.begin()
     },
     async onSend(request, reply) {
       const timings = Object.entries({ ...request.admission?.timings, total: reply.elapsedTime })

@@ -3,13 +3,17 @@ import accepts from '@fastify/accepts'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
+import { allowOrigins, identifyClients, limitRate } from './access.ts'
 import { InflightBytes } from './admission.ts'
+import { ApiKeys } from './api-keys.ts'
 import { addBodyParsers } from './bodies.ts'
 import type { Config } from './config.ts'
 import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './contract.ts'
 import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './errors.ts'
+import { addSecurityHeaders } from './headers.ts'
 import type { Inference } from './inference/index.ts'
 import type { Metrics } from './metrics.ts'
+import { logRequests } from './request-log.ts'
 import { routes } from './routes/index.ts'
 import type { Services } from './services.ts'
 
@@ -18,7 +22,11 @@ export interface App {
   services: Services
 }
 
-/** The service on one Fastify instance, not listening yet. */
+/**
+ * The service on one Fastify instance, not listening yet.
+ *
+ * @throws Error with a sentence on a file of API keys that cannot be used
+ */
 export async function buildApp(options: {
   config: Config
   inference: Inference
@@ -28,7 +36,9 @@ export async function buildApp(options: {
   const { config, inference, log, metrics } = options
   const contract = readContract()
   const inflight = new InflightBytes(config.inflightLimit)
-  const services: Services = { config, inference, contract, metrics, inflight, draining: false }
+  const apiKeys = new ApiKeys(config, log)
+  const services: Services = { config, apiKeys, inference, contract, metrics, inflight, draining: false }
+  metrics.watch(services)
 
   const http: FastifyInstance = Fastify({
     loggerInstance: log,
@@ -41,7 +51,9 @@ export async function buildApp(options: {
     return503OnClosing: false,
     // Bodies are counted and bounded as they stream; this only ends clients that never finish sending.
     requestTimeout: (config.requestTimeout * 2 + 5) * 1000,
+    http: { headersTimeout: config.requestTimeout * 1000, connectionsCheckingInterval: 1000 },
     bodyLimit: config.bodyLimit,
+    trustProxy: config.trustProxy ?? false,
     clientErrorHandler: answerBrokenRequest,
     frameworkErrors: answerFrameworkError,
   })
@@ -52,13 +64,16 @@ export async function buildApp(options: {
     // A connection that is kept would hold up the end until it times out.
     if (services.draining) reply.header('connection', 'close')
   })
-  http.addHook('onResponse', async (request, reply) => {
-    const { method, url, routeOptions, log } = request
-    const milliseconds = reply.elapsedTime
-    metrics.request(routeOptions.url ?? 'none', method, reply.statusCode, milliseconds / 1000)
-    const images = request.admission?.images
-    log.info({ method, url, status: reply.statusCode, milliseconds: Math.round(milliseconds), images }, 'answered')
-  })
+  http.addHook('onClose', async () => apiKeys.close())
+  addSecurityHeaders(http)
+  identifyClients(http, apiKeys)
+  logRequests(http, services)
+  if (config.otlpEndpoint !== undefined) {
+    // Only then: OpenTelemetry is much to load.
+    const { traceRequests } = await import('./tracing.ts')
+    traceRequests(http, services, config.otlpEndpoint)
+  }
+  if (config.corsOrigins !== undefined) await allowOrigins(http, config.corsOrigins)
   addErrorHandling(http, services)
   await addBodyParsers(http)
   http.setValidatorCompiler(validatorCompiler(contract))
@@ -72,7 +87,8 @@ export async function buildApp(options: {
     theme: { title: 'NativeTok' },
     uiConfig: { layout: 'BaseLayout' },
   })
-  const handlers = routes(services)
+  const limits = config.rateLimit === undefined ? [] : [await limitRate(http, config.rateLimit)]
+  const handlers = routes(services, limits)
   for (const { id, ...route } of operationsOf(contract)) {
     if (id !== 'docs') http.route({ ...route, ...handlers[id] })
   }

@@ -1,4 +1,6 @@
+import { isIP } from 'node:net'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { isApiKey } from './api-keys.ts'
 
 /** Everything the service can be told, validated. Durations are seconds, sizes bytes. */
 export interface Config {
@@ -20,8 +22,17 @@ export interface Config {
   requestTimeout: number
   drainDelay: number
   apiKey: string | undefined
+  apiKeysFile: string | undefined
+  guard: Guardable[]
+  corsOrigins: string[] | undefined
+  rateLimit: number | undefined
+  trustProxy: string[] | undefined
   logLevel: string
+  otlpEndpoint: string | undefined
 }
+
+/** What is open to everyone unless a setting closes it. */
+export type Guardable = 'health' | 'metrics'
 
 interface Setting {
   /** Long flag; the environment variable is derived from it. */
@@ -146,12 +157,49 @@ const settings: Record<keyof Config, Setting> = {
     about: 'key that clients must send; better set in the environment, where no process list shows it',
     parse: apiKey,
   },
+  apiKeysFile: {
+    flag: '--api-keys-file',
+    value: 'file',
+    about: 'file of keys, one a line as `key` or `name key`, read again when it changes; instead of one key',
+    parse: nonEmpty,
+  },
+  guard: {
+    flag: '--guard',
+    value: 'list',
+    default: 'none',
+    about: 'what else needs a key: health, metrics or health,metrics',
+    parse: guardables,
+  },
+  corsOrigins: {
+    flag: '--cors-origins',
+    value: 'list',
+    about: 'origins whose pages may call from a browser, as in https://a.example,https://b.example; * is any',
+    parse: origins,
+  },
+  rateLimit: {
+    flag: '--rate-limit',
+    value: 'n',
+    about: "requests a minute by one client, told by its key's name or else its address; more get 429",
+    parse: integer(1, 1_000_000),
+  },
+  trustProxy: {
+    flag: '--trust-proxy',
+    value: 'list',
+    about: 'addresses and networks of proxies whose `X-Forwarded-For` is believed, as in 10.0.0.0/8',
+    parse: networks,
+  },
   logLevel: {
     flag: '--log-level',
     value: 'level',
     default: 'info',
     about: logLevels.join(', '),
     parse: oneOf(logLevels),
+  },
+  otlpEndpoint: {
+    flag: '--otlp-endpoint',
+    value: 'url',
+    about: 'OpenTelemetry collector that gets a trace of every request over HTTP, as in http://localhost:4318',
+    parse: httpUrl,
   },
 }
 
@@ -185,6 +233,12 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
   requireAtMost(config, 'maxImages', 'queueLimit')
   requireAtMost(config, 'jsonBodyLimit', 'bodyLimit')
   requireAtMost(config, 'bodyLimit', 'inflightLimit')
+  if (config.apiKey !== undefined && config.apiKeysFile !== undefined) {
+    throw new ConfigError('--api-key and --api-keys-file exclude each other: write the key into the file.')
+  }
+  if (config.guard.length > 0 && config.apiKey === undefined && config.apiKeysFile === undefined) {
+    throw new ConfigError(`--guard ${config.guard} needs --api-key or --api-keys-file: nobody could pass.`)
+  }
   return config
 }
 
@@ -283,8 +337,41 @@ function nonEmpty(text: string): string {
 }
 
 function apiKey(text: string): string {
-  if (!/^[\x21-\x7e]+$/.test(text)) {
-    throw new InvalidArgumentError('It must be printable ASCII without spaces, and not empty.')
-  }
+  if (!isApiKey(text)) throw new InvalidArgumentError('It must be printable ASCII without spaces, and not empty.')
   return text
+}
+
+function guardables(text: string): Guardable[] {
+  if (text === 'none') return []
+  return text.split(',').map((name) => oneOf(['health', 'metrics'])(name) as Guardable)
+}
+
+function origins(text: string): string[] {
+  const list = text.split(',')
+  const wrong = list.find((origin) => origin !== '*' && !(isHttp(origin) && new URL(origin).origin === origin))
+  if (wrong !== undefined) {
+    throw new InvalidArgumentError('It must be origins, as in https://a.example or http://localhost:3000, or *.')
+  }
+  return list
+}
+
+function networks(text: string): string[] {
+  const list = text.split(',')
+  for (const network of list) {
+    const [address = '', bits = '0', ...rest] = network.split('/')
+    const most = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1
+    if (rest.length > 0 || !/^\d{1,3}$/.test(bits) || Number(bits) > most) {
+      throw new InvalidArgumentError('It must be addresses or networks, as in 10.0.0.0/8,::1.')
+    }
+  }
+  return list
+}
+
+function httpUrl(text: string): string {
+  if (!isHttp(text)) throw new InvalidArgumentError('It must be a URL, as in http://localhost:4318.')
+  return text
+}
+
+function isHttp(text: string): boolean {
+  return ['http:', 'https:'].includes(URL.parse(text)?.protocol ?? '')
 }

@@ -55,6 +55,13 @@ export function operationsOf({ document }: Contract): ContractRoute[] {
   )
 }
 
+/** Methods that a path takes, HEAD with every GET; none where there is no such path. */
+export function methodsOf({ document }: Contract, path: string): string[] {
+  return Object.keys(document.paths[path] ?? {}).flatMap((method) =>
+    method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()],
+  )
+}
+
 /** Media types that an operation takes, and whether an API key guards it. */
 export function rulesOf({ document }: Contract, id: OperationId): { takes: string[]; guarded: boolean } {
   const operation = Object.values(document.paths)
@@ -70,7 +77,8 @@ export function validatorCompiler({ document }: Contract): FastifySchemaCompiler
   const strict = { coerceTypes: false, removeAdditional: false, useDefaults: false }
   // The whole document goes in, for its references; its own keys are no keywords of a schema.
   const bodies = new Ajv({ ...strict, keywords: Object.keys(document) })
-  const queries = new Ajv({ coerceTypes: true, removeAdditional: false, useDefaults: true })
+  // Strict numbers would hold no bound against infinity, which 1e400 is coerced to.
+  const queries = new Ajv({ coerceTypes: true, removeAdditional: false, useDefaults: true, strictNumbers: false })
   bodies.addSchema(document, 'openapi.yaml')
   return ({ schema, httpPart }) => {
     if (httpPart === 'querystring') return queries.compile(schema)

@@ -15,6 +15,11 @@ export interface NpyArray {
   data: Buffer
 }
 
+// NumPy's own bound on a header, and on dimensions. More tokens than a JSON body holds would take seconds to read.
+const MOST_HEADER_BYTES = 10_000
+const MOST_DIMENSIONS = 64
+const MOST_INTEGERS = 2 ** 22
+
 const magic = Buffer.from('\x93NUMPY', 'latin1')
 const header =
   /^\{\s*'descr':\s*'([<>|=])([a-zA-Z])(\d+)',\s*'fortran_order':\s*(True|False),\s*'shape':\s*\(([\d,\s]*)\),?\s*\}\s*$/
@@ -30,6 +35,7 @@ export function parseNpy(bytes: Buffer): NpyArray {
   if (version < 1 || version > 3) throw new NpyError(`.npy format version ${version} is not known`)
   const start = version === 1 ? 10 : 12
   const end = start + (version === 1 ? bytes.readUInt16LE(8) : bytes.readUInt32LE(8))
+  if (end - start > MOST_HEADER_BYTES) throw new NpyError(`the .npy header is larger than ${MOST_HEADER_BYTES} bytes`)
   if (end > bytes.length) throw new NpyError('the .npy header is cut off')
   const text = bytes.toString('latin1', start, end)
   if (/'descr':\s*'\|?O/.test(text)) throw new NpyError('arrays of Python objects are not taken')
@@ -43,7 +49,8 @@ export function parseNpy(bytes: Buffer): NpyArray {
     .filter((part) => part.trim() !== '')
     .map(Number)
   const expected = shape.reduce((product, n) => product * n, Number(width))
-  if (shape.some(Number.isNaN) || !Number.isSafeInteger(expected)) throw new NpyError('the .npy shape makes no sense')
+  if (shape.length > MOST_DIMENSIONS || !shape.every(Number.isSafeInteger) || !Number.isSafeInteger(expected))
+    throw new NpyError('the .npy shape makes no sense')
   if (bytes.length - end !== expected) {
     throw new NpyError(`the .npy header announces ${expected} bytes of data and ${bytes.length - end} follow`)
   }
@@ -64,13 +71,15 @@ const readers: Record<string, (data: Buffer, offset: number) => number> = {
 /**
  * Reads every element of an array of any integer type. Those beyond 2^53 lose precision, which no token has.
  *
- * @throws NpyError if the type is no integer
+ * @throws NpyError if the type is no integer, or there are more elements than anybody has tokens
  */
 export function integers(array: NpyArray): number[] {
   const read = readers[array.dtype]
   if (read === undefined) throw new NpyError(`the array's type has to be an integer, not ${array.dtype}`)
   const width = Number(array.dtype.slice(1))
-  return Array.from({ length: array.data.length / width }, (_, i) => read(array.data, i * width))
+  const count = array.data.length / width
+  if (count > MOST_INTEGERS) throw new NpyError(`the array has ${count} elements; ${MOST_INTEGERS} it may have`)
+  return Array.from({ length: count }, (_, i) => read(array.data, i * width))
 }
 
 /**

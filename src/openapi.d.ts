@@ -295,11 +295,41 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The server has an API key and the request does not carry it */
+        /** @description The server has API keys and the request carries none of them. Health and metrics are open unless the server closes them. */
         Unauthorized: {
             headers: {
                 "X-Request-Id": components["headers"]["RequestId"];
                 "WWW-Authenticate": string;
+                [name: string]: unknown;
+            };
+            content: {
+                /**
+                 * @example {
+                 *       "type": "urn:nativetok:problem:undecodable-image",
+                 *       "title": "Undecodable image",
+                 *       "status": 422,
+                 *       "detail": "image 3 cannot be decoded; it is damaged or cut off",
+                 *       "item": 3,
+                 *       "requestId": "0b9c2f6e-6a1f-4a55-9d4e-2f1f6f0f2a11"
+                 *     }
+                 */
+                "application/problem+json": components["schemas"]["Problem"];
+            };
+        };
+        /**
+         * @description The client, told by its API key or else by its address, has made as many requests as it may in a minute. Only
+         *     where the server limits the rate; every answer then carries the `RateLimit` headers.
+         */
+        TooManyRequests: {
+            headers: {
+                "X-Request-Id": components["headers"]["RequestId"];
+                "Retry-After": components["headers"]["RetryAfter"];
+                /** @description Requests a minute */
+                "RateLimit-Limit": number;
+                /** @description Requests left */
+                "RateLimit-Remaining": number;
+                /** @description Seconds until all are there again */
+                "RateLimit-Reset": number;
                 [name: string]: unknown;
             };
             content: {
@@ -444,6 +474,7 @@ export interface operations {
             413: components["responses"]["WorkProblem"];
             415: components["responses"]["WorkProblem"];
             422: components["responses"]["WorkProblem"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["WorkProblem"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["WorkProblem"];
@@ -502,6 +533,7 @@ export interface operations {
             413: components["responses"]["WorkProblem"];
             415: components["responses"]["WorkProblem"];
             422: components["responses"]["WorkProblem"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["WorkProblem"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["WorkProblem"];
@@ -527,6 +559,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            429: components["responses"]["TooManyRequests"];
         };
     };
     codebook: {
@@ -549,6 +582,7 @@ export interface operations {
                 };
             };
             401: components["responses"]["Unauthorized"];
+            429: components["responses"]["TooManyRequests"];
         };
     };
     live: {
@@ -570,6 +604,7 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
+            401: components["responses"]["Unauthorized"];
         };
     };
     ready: {
@@ -591,6 +626,7 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
+            401: components["responses"]["Unauthorized"];
             503: components["responses"]["NotReady"];
         };
     };
@@ -613,6 +649,7 @@ export interface operations {
                     "text/plain": string;
                 };
             };
+            401: components["responses"]["Unauthorized"];
         };
     };
     contract: {

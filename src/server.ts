@@ -3,10 +3,11 @@ import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
 import { CommanderError } from 'commander'
-import { pino } from 'pino'
+import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
 import { Inference } from './inference/index.ts'
+import { createLog, toggleDebug } from './log.ts'
 import { Metrics } from './metrics.ts'
 
 await main()
@@ -16,7 +17,8 @@ async function main(): Promise<void> {
   let inference: Inference | undefined
   try {
     const config = readConfig(process.argv.slice(2), process.env)
-    const log = pino({ level: config.logLevel })
+    const log = createLog(config.logLevel)
+    process.on('SIGUSR2', () => toggleDebug(log, config.logLevel))
     const metrics = new Metrics()
     inference = await Inference.start({
       model: config.model,
@@ -41,7 +43,7 @@ async function main(): Promise<void> {
   }
 }
 
-async function serve(config: Config, inference: Inference, metrics: Metrics, log: pino.Logger): Promise<void> {
+async function serve(config: Config, inference: Inference, metrics: Metrics, log: Logger): Promise<void> {
   const { http, services } = await buildApp({ config, inference, log, metrics })
   await http.listen({
     host: config.host,
@@ -50,9 +52,14 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
   })
   const { name, model, bundle, provider, providerReason, engines, threads, maxBatch } = inference.info
   log.info({ name, model, bundle, provider, providerReason, engines, threads, maxBatch }, 'serving')
+  void inference.lost.then((reason) => {
+    // As any error that nothing catches, it ends the process gracefully, below.
+    throw new Error(reason)
+  })
   log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
 
-  closeWithGrace({ delay: false, logger: log }, async ({ signal, err }) => {
+  // SIGUSR2 is the log's.
+  closeWithGrace({ delay: false, logger: log, skip: ['SIGUSR2'] }, async ({ signal, err }) => {
     services.draining = true
     if (err) log.fatal({ err }, 'the server has to end')
     else {
@@ -75,6 +82,7 @@ function sentenceOf(error: unknown): string {
 /** A line to paste into a shell. */
 function exampleOf(config: Config, { address, port, family }: AddressInfo): string {
   const host = ['0.0.0.0', '::'].includes(address) ? 'localhost' : family === 'IPv6' ? `[${address}]` : address
-  const key = config.apiKey === undefined ? '' : ' -H "x-api-key: $NATIVETOK_API_KEY"'
+  const keyed = config.apiKey !== undefined || config.apiKeysFile !== undefined
+  const key = keyed ? ' -H "x-api-key: $NATIVETOK_API_KEY"' : ''
   return `curl${key} -F images=@test/fixtures/photos/full/cat.jpg 'http://${host}:${port}/encode?length=32'`
 }

@@ -1,4 +1,5 @@
 import type { InflightBytes } from './admission.ts'
+import type { ApiKeys } from './api-keys.ts'
 import type { Config } from './config.ts'
 import type { Contract } from './contract.ts'
 import type { Inference } from './inference/index.ts'
@@ -7,6 +8,7 @@ import type { Metrics } from './metrics.ts'
 /** What the routes stand on. */
 export interface Services {
   config: Config
+  apiKeys: ApiKeys
   inference: Inference
   contract: Contract
   metrics: Metrics

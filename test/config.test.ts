@@ -20,6 +20,7 @@ test('defaults', () => {
     maxPixels: 50_000_000,
     requestTimeout: 30,
     drainDelay: 5,
+    guard: [],
     logLevel: 'info',
   })
 })
@@ -41,6 +42,21 @@ test('a flag goes before the environment, the environment before the default', (
   assert.equal(readConfig(['--tf32', 'off'], env).tf32, false)
 })
 
+test('lists', () => {
+  const lists = [
+    '--guard',
+    'health,metrics',
+    '--cors-origins',
+    '*,http://localhost:3000',
+    '--trust-proxy',
+    '10.0.0.0/8,::1',
+  ]
+  const { guard, corsOrigins, trustProxy } = readConfig(lists, { NATIVETOK_API_KEY: 'key' })
+  assert.deepEqual(guard, ['health', 'metrics'])
+  assert.deepEqual(corsOrigins, ['*', 'http://localhost:3000'])
+  assert.deepEqual(trustProxy, ['10.0.0.0/8', '::1'])
+})
+
 test('an impossible value is refused by name', () => {
   const refused: [string[], NodeJS.ProcessEnv, RegExp][] = [
     [['--port', '65536'], {}, /--port.*65536.*from 0 to 65535/],
@@ -53,6 +69,15 @@ test('an impossible value is refused by name', () => {
     [['--request-timeout', '0'], {}, /--request-timeout.*seconds/],
     [[], { NATIVETOK_API_KEY: '' }, /NATIVETOK_API_KEY.*not empty/],
     [['--log-level', 'loud'], {}, /--log-level.*silent/],
+    [['--guard', 'info'], {}, /--guard.*info.*health, metrics/],
+    [['--guard', 'metrics'], {}, /--guard metrics needs --api-key/],
+    [['--api-keys-file', 'keys'], { NATIVETOK_API_KEY: 'key' }, /exclude each other/],
+    [['--cors-origins', 'https://a.example/'], {}, /--cors-origins.*origins, as in/],
+    [['--cors-origins', 'a.example'], {}, /--cors-origins.*origins, as in/],
+    [['--trust-proxy', '10.0.0.0/33'], {}, /--trust-proxy.*networks/],
+    [['--trust-proxy', 'all'], {}, /--trust-proxy.*networks/],
+    [['--rate-limit', '0'], {}, /--rate-limit.*from 1/],
+    [['--otlp-endpoint', 'localhost:4318'], {}, /--otlp-endpoint.*URL/],
     [['--max-images', '10', '--queue-limit', '5'], {}, /--max-images \(10\).*--queue-limit \(5\)/],
     [['--json-body-limit', '65MiB'], {}, /--json-body-limit.*--body-limit/],
     [['--threds', '2'], {}, /unknown option '--threds'/],

@@ -176,6 +176,7 @@ for (const [fate, signal] of [
       for (const answer of waiting) assert.deepEqual(await answer, expected)
       assert.notEqual(engine(), pid)
       const restarts = await backend.metrics.registry.getSingleMetric('nativetok_engine_restarts_total')?.get()
-      assert.ok(restarts?.values.some(({ value }) => value > 0))
+      const reason = fate === 'killed' ? 'ended' : 'stalled'
+      assert.ok(restarts?.values.some(({ labels, value }) => labels.reason === reason && value > 0))
     }))
 }

@@ -38,6 +38,39 @@ test('what would be misread is refused', () => {
   assert.throws(() => parseNpy(Buffer.concat([whole, Buffer.alloc(1)])), NpyError)
 })
 
+/** A file whose header says this, with as many bytes of data. */
+function announcing(descr: string, shape: string, bytes = 0, version = 1): Buffer {
+  const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${shape}), }\n`
+  const head = Buffer.from([...Buffer.from('\x93NUMPY', 'latin1'), version, 0, 0, 0, 0, 0])
+  if (version === 1) head.writeUInt16LE(text.length, 8)
+  else head.writeUInt32LE(text.length, 8)
+  return Buffer.concat([head.subarray(0, version === 1 ? 10 : 12), Buffer.from(text), Buffer.alloc(bytes)])
+}
+
+test('headers that announce what cannot be are refused', () => {
+  assert.deepEqual(parseNpy(announcing('|u1', '3,', 3)).shape, [3])
+  const refused: [string, Buffer, RegExp][] = [
+    ['a product past 2^53', announcing('<u2', '4294967296, 4294967296'), /no sense/],
+    ['a product that is infinite', announcing('<u2', `${'9'.repeat(400)},`), /no sense/],
+    ['a product of nothing and the infinite', announcing('<u2', `0, ${'9'.repeat(400)}`), /no sense/],
+    ['a negative dimension', announcing('<u2', '-1, 4'), /plain array/],
+    ['65 dimensions', announcing('|u1', '1, '.repeat(65), 1), /no sense/],
+    ['more than follows', announcing('|u1', '4000000000,', 3), /announces 4000000000 bytes of data and 3 follow/],
+    ['a header larger than NumPy reads', announcing('|u1', `${' '.repeat(10_000)}1`, 1, 2), /header is larger/],
+  ]
+  for (const [what, file, message] of refused)
+    assert.throws(() => parseNpy(file), { constructor: NpyError, message }, what)
+  const long = Buffer.concat([Buffer.from('\x93NUMPY\x03\0\xff\xff\xff\xff', 'latin1'), Buffer.alloc(50)])
+  assert.throws(() => parseNpy(long), { constructor: NpyError, message: /header is larger/ })
+})
+
+test('integers are read up to as many as a request has tokens', () => {
+  assert.throws(() => integers(parseNpy(announcing('|u1', '5000000,', 5_000_000))), {
+    constructor: NpyError,
+    message: /5000000 elements/,
+  })
+})
+
 test('what is written is what numpy writes', () => {
   const tokens = fixture('numpy/tokens-uint16.npy')
   assert.deepEqual(writeNpy('<u2', [2, 128], [parseNpy(tokens).data]), tokens)

@@ -66,6 +66,18 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
     const broken = { method: 'POST', body: 'x', headers: { 'content-type': 'multipart/form-data' } }
     assert.equal((await fetch(`${base}/encode`, broken)).status, 400)
 
+    // The log's level changes while it serves, and back.
+    const debugging = () => lines.filter(({ msg }) => msg === 'took').length
+    const levels = () => lines.filter(({ msg }) => msg === 'log level changed').map(({ level }) => level)
+    server.child.kill('SIGUSR2')
+    await until(() => levels().length === 1)
+    await encode(base)
+    await until(() => debugging() === 1)
+    server.child.kill('SIGUSR2')
+    await until(() => levels().length === 2)
+    await encode(base)
+    assert.equal(debugging(), 1)
+
     assert.equal((await fetch(`${base}/health/ready`)).status, 200)
     server.child.kill('SIGTERM')
     await until(() => said(/^draining$/) !== undefined)

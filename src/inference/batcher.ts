@@ -30,6 +30,8 @@ interface Encode {
 /** One image or sequence on its way. */
 interface Item<Input, Output> {
   readonly input: Input
+  /** What items of one request have in common: their signal. An item without one is a request of its own. */
+  readonly request: object
   readonly queuedAt: number
   /** Whether a batch it was in has failed. */
   retried: boolean
@@ -47,15 +49,26 @@ type RunBatch<Input, Output> = (
 /** A batch taken from a lane, which an engine has yet to run. */
 interface Job {
   size: number
-  /** Runs on the engine and settles the items, or lines them up for their retry. Never rejects. */
+  /** Runs on the engine and settles the items, or lines them up to be retried. Never rejects. */
   run(engine: Engine): Promise<void>
 }
 
-/** The queue of one kind. */
+/** Of so many places one goes to a request in turn, the others by age. */
+const TURN_EVERY = 4
+
+/**
+ * The queue of one kind. Most places in a batch go to the items that have waited longest, the others to the requests in
+ * turn: so a small request soon gets its place beside large ones, and since three of four places go by age, nothing waits
+ * longer than a third more than if all of them did.
+ */
 class Lane<Input, Output> {
-  // A Set keeps the order of arrival and lets an aborted item leave from anywhere at once.
+  // Both keep the order of arrival and let an aborted item leave from anywhere at once.
   readonly #waiting = new Set<Item<Input, Output>>()
-  readonly #retries: Item<Input, Output>[][] = []
+  readonly #requests = new Map<object, Set<Item<Input, Output>>>()
+  // An iterator of a Map also comes to what is added while it is under way: the requests take turns along it.
+  #turns = this.#requests.values()
+  #places = 0
+  readonly #retries: Item<Input, Output>[] = []
   readonly #kind: Kind
   readonly #runBatch: RunBatch<Input, Output>
   readonly #metrics: BatcherMetrics
@@ -80,6 +93,7 @@ class Lane<Input, Output> {
       }
       const item: Item<Input, Output> = {
         input,
+        request: signal ?? {},
         queuedAt: performance.now(),
         retried: false,
         settled: false,
@@ -93,30 +107,58 @@ class Lane<Input, Output> {
         },
       }
       const abort = () => {
-        if (this.#waiting.delete(item)) this.#countWaiting()
+        if (this.#waiting.has(item)) {
+          this.#leave(item)
+          this.#countWaiting()
+        }
         item.reject(signal?.reason)
       }
       signal?.addEventListener('abort', abort, { once: true })
-      this.#waiting.add(item)
+      this.#enter(item)
       this.#countWaiting()
     })
   }
 
-  /** The next batch: first what is to be retried, as it was split, then up to `max` items in order of arrival. */
+  /** The next batch: first what is to be retried, alone, then up to `max` items by age and in turn. */
   take(max: number): Job | undefined {
     for (let retry = this.#retries.shift(); retry; retry = this.#retries.shift()) {
-      const items = retry.filter((item) => !item.settled)
-      if (items.length > 0) return this.#job(items)
+      if (!retry.settled) return this.#job([retry])
     }
     const items: Item<Input, Output>[] = []
-    for (const item of this.#waiting) {
-      if (items.length === max) break
+    const byAge = this.#waiting.values()
+    while (items.length < max) {
+      const item = ++this.#places % TURN_EVERY === 0 ? this.#inTurn() : byAge.next().value
+      if (!item) break
+      this.#leave(item)
       items.push(item)
-      this.#waiting.delete(item)
     }
     if (items.length === 0) return undefined
     this.#countWaiting()
     return this.#job(items)
+  }
+
+  /** The first item of the request whose turn it is. */
+  #inTurn(): Item<Input, Output> | undefined {
+    let { value: items } = this.#turns.next()
+    if (!items) {
+      this.#turns = this.#requests.values()
+      items = this.#turns.next().value
+    }
+    return items?.values().next().value
+  }
+
+  #enter(item: Item<Input, Output>): void {
+    this.#waiting.add(item)
+    const items = this.#requests.get(item.request)
+    if (items) items.add(item)
+    else this.#requests.set(item.request, new Set([item]))
+  }
+
+  #leave(item: Item<Input, Output>): void {
+    this.#waiting.delete(item)
+    const items = this.#requests.get(item.request)
+    items?.delete(item)
+    if (items?.size === 0) this.#requests.delete(item.request)
   }
 
   #job(items: Item<Input, Output>[]): Job {
@@ -142,9 +184,10 @@ class Lane<Input, Output> {
     }
   }
 
-  // A batch that failed is split in two halves, each runs as a batch of its own and is split again if it fails, down to
-  // the item that fails alone. That one is rejected; a batch of one that had not failed before gets a second try, since
-  // what took its engine down may have nothing to do with it.
+  // The items of a batch that failed run again one by one: to halve the batch until the item that fails is alone would
+  // cost an engine for each half with it, and the items beside it a longer wait than their deadline where the engine
+  // hangs. An item that fails alone is rejected; one that had not failed before gets a second try, since what took its
+  // engine down may have nothing to do with it.
   #retry(items: Item<Input, Output>[], cause: unknown): void {
     const [only] = items
     if (items.length === 1 && only?.retried) {
@@ -153,10 +196,7 @@ class Lane<Input, Output> {
       return
     }
     for (const item of items) item.retried = true
-    const middle = Math.ceil(items.length / 2)
-    for (const half of [items.slice(0, middle), items.slice(middle)]) {
-      if (half.length > 0) this.#retries.push(half)
-    }
+    this.#retries.push(...items)
   }
 
   #countWaiting(): void {
@@ -203,12 +243,18 @@ export class Batcher {
     this.#idle.delete(engine)
   }
 
-  /** @param pixels uint8 `[H,W,3]`, not changed until the promise settles. */
+  /**
+   * @param pixels uint8 `[H,W,3]`, not changed until the promise settles.
+   * @param signal of the request: items that share it are one request, which takes turns with the others.
+   */
   encode(pixels: Uint8Array, length: number, signal?: AbortSignal): Promise<{ tokens: Uint16Array; timings: Timings }> {
     return this.#track(this.#encodes.push({ pixels, length }, signal, (tokens, timings) => ({ tokens, timings })))
   }
 
-  /** @param tokens 1 to L ids, not changed until the promise settles. */
+  /**
+   * @param tokens 1 to L ids, not changed until the promise settles.
+   * @param signal as with {@link encode}
+   */
   decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
     return this.#track(this.#decodes.push(tokens, signal, (pixels, timings) => ({ pixels, timings })))
   }

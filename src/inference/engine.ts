@@ -17,7 +17,7 @@ const LOAD_DEADLINE_MS = 120_000
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 10_000
 
-/** Runs one batch at a time. A batch that fails rejects; an engine that is over also resolves `ended`. */
+/** Runs one batch at a time. A batch that fails rejects and the engine is over, which `ended` then says. */
 export interface Engine {
   encode(batch: EncodeBatch): Promise<EncodeResult>
   decode(batch: DecodeBatch): Promise<DecodeResult>
@@ -51,7 +51,7 @@ export class ProcessEngine implements Engine {
   readonly #timeoutMs: number
   #pending: { resolve(reply: EngineReply): void; reject(error: Error): void } | undefined
   #endReason: string | undefined
-  #late: string | undefined
+  #killedFor: string | undefined
   #answered = 0
 
   /**
@@ -71,8 +71,13 @@ export class ProcessEngine implements Engine {
 
   private constructor({ child, timeoutMs, onStderr }: EngineOptions) {
     this.#timeoutMs = timeoutMs
-    // Not the parent's `execArgv`: a debugger port or a test flag belongs to one process.
-    this.#process = fork(child, { serialization: 'advanced', execArgv: [], stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
+    this.#process = fork(child, {
+      serialization: 'advanced',
+      // Not the parent's: a debugger port or a test flag belongs to one process, and the key is no business of this one.
+      execArgv: [],
+      env: { ...process.env, NATIVETOK_API_KEY: undefined },
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    })
     if (this.#process.stderr) {
       createInterface(this.#process.stderr).on('line', (line) => {
         const text = stripVTControlCharacters(line).trim()
@@ -82,11 +87,12 @@ export class ProcessEngine implements Engine {
     this.#process.on('message', (reply: EngineReply) => this.#pending?.resolve(reply))
     this.ended = new Promise((resolve) => {
       const end = (reason: string) => {
-        this.#endReason = this.#late ?? reason
+        this.#endReason = this.#killedFor ?? reason
         this.#pending?.reject(new Error(this.#endReason))
         resolve(this.#endReason)
       }
-      this.#process.once('error', (error) => end(`the engine could not be started or reached: ${error.message}`))
+      // More than once: what could not be started cannot be sent to or killed either.
+      this.#process.on('error', (error) => end(`the engine could not be started or reached: ${error.message}`))
       this.#process.once('exit', (code, signal) => end(`the engine ended with ${signal ?? `exit code ${code}`}`))
       // A process whose channel is gone can answer nothing, whether it still runs or not.
       this.#process.once('disconnect', () => this.#process.kill('SIGKILL'))
@@ -98,7 +104,7 @@ export class ProcessEngine implements Engine {
   }
 
   get over(): boolean {
-    return this.#endReason !== undefined
+    return this.#endReason !== undefined || this.#killedFor !== undefined
   }
 
   get answered(): number {
@@ -122,21 +128,30 @@ export class ProcessEngine implements Engine {
     await this.ended
   }
 
+  #kill(reason: string): void {
+    this.#killedFor = reason
+    this.#process.kill('SIGKILL')
+  }
+
   async #call(request: EngineRequest, deadlineMs: number): Promise<EngineReply> {
-    if (this.#endReason) throw new Error(this.#endReason)
+    if (this.over) throw new Error(this.#killedFor ?? this.#endReason)
     if (this.#pending) throw new Error('the engine is busy')
     const { promise, resolve, reject } = Promise.withResolvers<EngineReply>()
     this.#pending = { resolve, reject }
     const timer = setTimeout(() => {
-      this.#late = `the engine did not answer within ${deadlineMs} ms and was killed`
-      this.#process.kill('SIGKILL')
+      this.#kill(`the engine did not answer within ${deadlineMs} ms and was killed`)
     }, deadlineMs)
-    this.#process.send(request, (error) => {
-      if (error) this.#process.kill('SIGKILL')
-    })
     try {
+      // Without file descriptors left there is no channel, and the process reports why.
+      this.#process.send?.(request, (error) => {
+        if (error) this.#process.kill('SIGKILL')
+      })
       const reply = await promise
-      if (reply.kind === 'failed') throw reply.bundle ? new BundleError(reply.message) : new Error(reply.message)
+      if (reply.kind === 'failed') {
+        // Its input was checked, so it has run out of memory or lost its device: it may fail on all that comes after.
+        if (request.kind !== 'load') this.#kill('the engine failed on a batch and was killed')
+        throw reply.bundle ? new BundleError(reply.message) : new Error(reply.message)
+      }
       if (request.kind !== 'load') this.#answered++
       return reply
     } finally {

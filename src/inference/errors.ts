@@ -3,9 +3,17 @@ export class BundleError extends Error {
   override name = 'BundleError'
 }
 
-/** More images are in flight than the queue's bound allows, or the service is closing. Worth trying again later. */
+/** More images are in flight than can be taken, or the service has no engine or is closing. Worth trying again later. */
 export class QueueFullError extends Error {
   override name = 'QueueFullError'
+  /** Whole seconds, at least 1, after which there is likely to be room. */
+  readonly retryAfter: number
+
+  /** @param seconds until there is likely to be room, as far as is known */
+  constructor(message: string, seconds = 0) {
+    super(message)
+    this.retryAfter = Math.max(1, Math.ceil(seconds))
+  }
 }
 
 /** An item for which the engine failed when it ran alone, after a retry. */

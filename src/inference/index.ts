@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import { Batcher, type BatcherMetrics, type Timings } from './batcher.ts'
 import { type Bundle, readBundle } from './bundle.ts'
 import { type Engine, EngineKeeper, ProcessEngine } from './engine.ts'
@@ -6,11 +5,13 @@ import { QueueFullError } from './errors.ts'
 import { sequenceLength } from './graphs.ts'
 import type { Provider } from './protocol.ts'
 import { chooseProvider, type ProviderChoice } from './providers.ts'
+import { type Reservation, Reservations } from './reservations.ts'
 import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
 
 export type { Kind, Timings } from './batcher.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
 export type { Provider } from './protocol.ts'
+export type { Reservation } from './reservations.ts'
 
 /** As much of pino's logger as is used here. */
 export interface Logger {
@@ -43,6 +44,8 @@ export interface InferenceOptions {
   queueLimit: number
   /** Milliseconds in which an engine must answer a batch. */
   timeoutMs: number
+  /** Milliseconds without any engine after which all is given up; by default a minute. */
+  lostAfterMs?: number
   log: Logger
   metrics?: InferenceMetrics
 }
@@ -66,30 +69,29 @@ export interface ModelInfo {
   maxBatch: number
 }
 
-/** Images admitted; held from admission until they are answered. */
-export interface Reservation {
-  /**
-   * Admits `images` more.
-   * @throws QueueFullError when they do not fit; what was reserved before stays so.
-   */
-  grow(images: number): void
-  /** Gives everything back. May be called again, without effect. */
-  release(): void
-}
-
 const ENGINE_CHILD = new URL('./engine-child.ts', import.meta.url)
+/** Longer than a successor takes to load on any machine that is worth waiting for. */
+const LOST_AFTER_MS = 60_000
+/** What a client is told to wait where no engine came up: the longest pause before the next try. */
+const NO_ENGINE_RETRY_SECONDS = 10
 
 /** Images to tokens and back, by a bundle's model, in engine processes. */
 export class Inference {
   readonly info: ModelInfo
   /** The bytes of the bundle's `codebook.npy`: float32 `[size, dimension]`. */
   readonly codebookFile: Buffer
-  readonly #queueLimit: number
+  /**
+   * Resolves, with the reason in a sentence, when there has been no engine for so long that none will come back: the
+   * bundle was changed or deleted, or there is no memory left. Whoever started this should end the process then.
+   */
+  readonly lost: Promise<string>
+  readonly #reservations: Reservations
   readonly #imageBytes: number
   readonly #batcher: Batcher
   readonly #keepers: EngineKeeper[]
-  #reserved = 0
-  readonly #unreserved = new EventTarget()
+  /** What kept the latest successor from coming up, while there is no engine. */
+  #failure: Error | undefined
+  #giveUp: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
   #closed = false
 
@@ -130,21 +132,47 @@ export class Inference {
       maxBatch: planBatches(choice.provider, options.maxBatch).max,
     }
     this.codebookFile = bundle.codebookFile
-    this.#queueLimit = options.queueLimit
     this.#imageBytes = shape.imageSize * shape.imageSize * 3
     this.#batcher = new Batcher(shape, this.info.maxBatch, metrics)
+    this.#reservations = new Reservations(options.queueLimit, this.info.engines * this.info.maxBatch)
+    const { promise: lost, resolve: giveUp } = Promise.withResolvers<string>()
+    this.lost = lost
+    const { lostAfterMs = LOST_AFTER_MS } = options
     this.#keepers = choice.started.map(
       ({ engine, start }) =>
         new EngineKeeper(engine, start, {
-          up: (ready) => this.#batcher.add(ready),
+          up: (ready) => {
+            clearTimeout(this.#giveUp)
+            this.#failure = undefined
+            this.#batcher.add(ready)
+          },
           down: (gone, reason) => {
             this.#batcher.remove(gone)
+            if (this.#batcher.engines === 0) {
+              this.#giveUp = setTimeout(() => {
+                const why = this.#failure?.message ?? reason
+                giveUp(`there has been no engine for ${lostAfterMs / 1000} s: ${why}`)
+              }, lostAfterMs)
+            }
             log.error({ reason }, 'engine ended, starting another')
             metrics?.engineRestart?.(reason)
           },
-          failed: (error) => log.error({ err: error }, 'engine did not start, trying again'),
+          failed: (error) => {
+            if (this.#batcher.engines === 0) this.#failure = error
+            log.error({ err: error }, 'engine did not start, trying again')
+          },
         }),
     )
+  }
+
+  /** Engines that are warm, of those that `info` names. */
+  get enginesUp(): number {
+    return this.#batcher.engines
+  }
+
+  /** Images and sequences that are admitted and not answered yet. */
+  get imagesInFlight(): number {
+    return this.#reservations.held
   }
 
   /** Whether at least one engine is there, warmed up, and the service is not closing. */
@@ -154,27 +182,14 @@ export class Inference {
 
   /**
    * Admits images before any work is spent on them. Whoever encodes or decodes reserves first, and releases when answered.
-   * @throws QueueFullError at once when more than `queueLimit` would be in flight, or when closing.
+   * @param deadlineMs milliseconds within which they have to be answered
+   * @throws QueueFullError at once when more than `queueLimit` would be in flight, when they could not be answered in time
+   * at the pace of late, when no engine comes up, or when closing.
    */
-  reserve(images: number): Reservation {
+  reserve(images: number, deadlineMs?: number): Reservation {
     if (this.#closing) throw new QueueFullError('the service is closing')
-    let held = 0
-    const grow = (more: number) => {
-      if (this.#reserved + more > this.#queueLimit) {
-        throw new QueueFullError(
-          `${this.#reserved} images are in flight; ${more} more would exceed the bound of ${this.#queueLimit}`,
-        )
-      }
-      this.#reserved += more
-      held += more
-    }
-    const release = () => {
-      this.#reserved -= held
-      held = 0
-      if (this.#reserved === 0) this.#unreserved.dispatchEvent(new Event('empty'))
-    }
-    grow(images)
-    return { grow, release }
+    if (this.#failure) throw new QueueFullError('no engine is ready', NO_ENGINE_RETRY_SECONDS)
+    return this.#reservations.reserve(images, deadlineMs)
   }
 
   /**
@@ -225,9 +240,10 @@ export class Inference {
   }
 
   async #finish(): Promise<void> {
-    if (this.#reserved > 0) await once(this.#unreserved, 'empty')
+    await this.#reservations.emptied()
     await this.#batcher.drained()
     this.#closed = true
+    clearTimeout(this.#giveUp)
     await Promise.all(this.#keepers.map((keeper) => keeper.close()))
   }
 

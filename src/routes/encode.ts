@@ -1,5 +1,6 @@
 import type { FastifyRequest, RouteHandlerMethod } from 'fastify'
 import pLimit from 'p-limit'
+import type { Admission } from '../admission.ts'
 import { decodeImage, ImageError } from '../images/decode.ts'
 import { type NpyArray, NpyError, writeNpy } from '../npy.ts'
 import type { components, operations } from '../openapi.d.ts'
@@ -22,9 +23,10 @@ export function encode(services: Services): RouteHandlerMethod {
   const { config, inference, metrics } = services
   const { info } = inference
 
-  /** Image files of the request, in order. */
-  function filesOf(body: Buffer | { images: (Buffer | string)[] }): Buffer[] {
+  /** Image files of the request, in order. Room for all is made before any is read. */
+  function filesOf(body: Buffer | { images: (Buffer | string)[] }, admission: Admission): Buffer[] {
     if (Buffer.isBuffer(body)) return [body]
+    admission.admit(body.images.length)
     return body.images.map((image, item) => (typeof image === 'string' ? fromBase64(image, item) : image))
   }
 
@@ -66,8 +68,7 @@ export function encode(services: Services): RouteHandlerMethod {
       admission.admit(images.length)
       rows = await admission.each(images, toTokens)
     } else {
-      const files = filesOf(request.body as Buffer | { images: (Buffer | string)[] })
-      admission.admit(files.length)
+      const files = filesOf(request.body as Buffer | { images: (Buffer | string)[] }, admission)
       // No more than run anyway, so that requests take turns at the pool.
       const inTurn = pLimit(poolSize)
       rows = await admission.each(files, async (bytes, item) =>

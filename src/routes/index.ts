@@ -1,7 +1,8 @@
-import type { RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
+import type { onRequestAsyncHookHandler, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
 import { requireKey, requireMediaType } from '../access.ts'
 import { admissionHooks } from '../admission.ts'
 import { readParts } from '../bodies.ts'
+import type { Guardable } from '../config.ts'
 import { type OperationId, rulesOf } from '../contract.ts'
 import type { Services } from '../services.ts'
 import { codebook } from './codebook.ts'
@@ -14,28 +15,44 @@ import { metrics } from './metrics.ts'
 
 type Route = RouteShorthandOptions & { handler: RouteHandlerMethod }
 
-/** A handler for every operation of the contract; /docs is Swagger UI's own. */
-export function routes(services: Services): Record<Exclude<OperationId, 'docs'>, Route> {
-  const { contract: openapi, config } = services
+const guardable: Partial<Record<OperationId, Guardable>> = { live: 'health', ready: 'health', metrics: 'metrics' }
 
-  const keyHooks = (id: OperationId) =>
-    rulesOf(openapi, id).guarded && config.apiKey !== undefined ? [requireKey(config.apiKey)] : []
-  const guarded = (id: OperationId, handler: RouteHandlerMethod): Route => ({ handler, onRequest: keyHooks(id) })
+/**
+ * A handler for every operation of the contract; /docs is Swagger UI's own.
+ *
+ * @param limits hooks that bound how often the model's operations are called; health and metrics are not bounded
+ */
+export function routes(
+  services: Services,
+  limits: onRequestAsyncHookHandler[],
+): Record<Exclude<OperationId, 'docs'>, Route> {
+  const { contract: openapi, config, apiKeys } = services
+
+  const accessHooks = (id: OperationId) => {
+    const { takes, guarded } = rulesOf(openapi, id)
+    const name = guardable[id]
+    const closed = apiKeys.needed && (name === undefined ? guarded : config.guard.includes(name))
+    return [
+      ...(guarded && name === undefined ? limits : []),
+      ...(closed ? [requireKey] : []),
+      ...(takes.length > 0 ? [requireMediaType(takes)] : []),
+    ]
+  }
+  const reading = (id: OperationId, handler: RouteHandlerMethod): Route => ({ handler, onRequest: accessHooks(id) })
   const working = (id: OperationId, handler: RouteHandlerMethod): Route => {
     const { onRequest, ...hooks } = admissionHooks(services)
-    const before = [...keyHooks(id), requireMediaType(rulesOf(openapi, id).takes)]
-    return { ...hooks, handler, onRequest: [...before, onRequest] }
+    return { ...hooks, handler, onRequest: [...accessHooks(id), onRequest] }
   }
 
   return {
     encode: { ...working('encode', encode(services)), preValidation: readParts },
     decode: working('decode', decode(services)),
-    info: guarded('info', info(services)),
-    codebook: guarded('codebook', codebook(services)),
-    live: guarded('live', live),
-    ready: guarded('ready', ready(services)),
-    metrics: guarded('metrics', metrics(services)),
-    contract: guarded('contract', contract(services)),
-    home: guarded('home', home),
+    info: reading('info', info(services)),
+    codebook: reading('codebook', codebook(services)),
+    live: reading('live', live),
+    ready: reading('ready', ready(services)),
+    metrics: reading('metrics', metrics(services)),
+    contract: reading('contract', contract(services)),
+    home: reading('home', home),
   }
 }

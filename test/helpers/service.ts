@@ -1,9 +1,10 @@
 import { readFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
-import { pino } from 'pino'
+import type { Logger } from 'pino'
 import { type App, buildApp } from '../../src/app.ts'
 import { type Config, readConfig } from '../../src/config.ts'
 import { Inference } from '../../src/inference/index.ts'
+import { createLog } from '../../src/log.ts'
 import { Metrics } from '../../src/metrics.ts'
 import { BUNDLE } from './bundle.ts'
 
@@ -23,14 +24,14 @@ export const photos = ['airplane', 'car', 'cougar', 'daisy-1', 'ferry', 'flaming
 export interface Backend {
   inference: Inference
   metrics: Metrics
-  log: pino.Logger
+  log: Logger
   /** Everything logged so far. */
   lines: Record<string, unknown>[]
 }
 
 export async function startBackend(options: { timeoutMs?: number; queueLimit?: number } = {}): Promise<Backend> {
   const lines: Record<string, unknown>[] = []
-  const log = pino({ level: 'info' }, { write: (line: string) => lines.push(JSON.parse(line)) })
+  const log = createLog('info', { write: (line: string) => lines.push(JSON.parse(line)) })
   const config = configOf()
   const metrics = new Metrics()
   const inference = await Inference.start({

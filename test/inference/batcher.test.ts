@@ -128,6 +128,45 @@ test('encode and decode take turns', async () => {
   )
 })
 
+test('a single image gets its place beside a large request, and batches stay full', async () => {
+  const { batcher, engine } = batcherWithEngine(8)
+  const large = new AbortController().signal
+  const pair = new AbortController().signal
+  const answers = Array.from({ length: 20 }, (_, id) => batcher.encode(image(id), 4, large))
+  const single = batcher.encode(image(100), 4, new AbortController().signal)
+  const both = [101, 102].map((id) => batcher.encode(image(id), 4, pair))
+  for (let batch = 0; batch < 4; batch++) {
+    engine.last.succeed()
+    await settled()
+  }
+  await Promise.all([...answers, single, ...both])
+  assert.deepEqual(
+    engine.calls.map(({ ids }) => ids),
+    // Every fourth place in turn: to the large request, the single, the pair, the large request, the pair.
+    [[0], [1, 2, 3, 4, 5, 6, 100, 7], [8, 9, 101, 10, 11, 12, 13, 14], [15, 16, 102, 17, 18, 19]],
+  )
+})
+
+test('a large request goes on, in order, beside any number of single images', async () => {
+  const { batcher, engine } = batcherWithEngine(4)
+  const large = new AbortController().signal
+  const answers = Array.from({ length: 20 }, (_, id) => batcher.encode(image(id), 4, large))
+  for (let batch = 0; batch < 5; batch++) {
+    answers.push(...Array.from({ length: 8 }, (_, i) => batcher.encode(image(100 + 8 * batch + i), 4)))
+    engine.last.succeed()
+    await settled()
+    assert.ok(engine.last.ids.filter((id) => id < 100).length >= 3, `${engine.last.ids}`)
+  }
+  while (engine.calls.flatMap(({ ids }) => ids).length < answers.length) {
+    engine.last.succeed()
+    await settled()
+  }
+  engine.last.succeed()
+  await Promise.all(answers)
+  const order = engine.calls.flatMap(({ ids }) => ids).filter((id) => id < 100)
+  assert.deepEqual(order, [...order.keys()])
+})
+
 test('engines share the queues; one that is gone gets nothing', async () => {
   const { batcher, engine } = batcherWithEngine(1)
   const other = new ManualEngine()
@@ -164,7 +203,7 @@ test('of several engines none takes more than its share, so that the others get 
   await Promise.all(answers)
 })
 
-test('a failed batch is halved until the item that fails is alone; the others are answered', async () => {
+test('the items of a failed batch run again one by one, so that the one that fails is alone; the others are answered', async () => {
   const { batcher, engine } = batcherWithEngine()
   const first = batcher.encode(image(100), 4)
   const answers = Promise.allSettled([0, 1, 2, 3, 4, 5].map((id) => batcher.encode(image(id), 4)))
@@ -182,7 +221,7 @@ test('a failed batch is halved until the item that fails is alone; the others ar
   await late
   assert.deepEqual(
     engine.calls.map(({ ids }) => ids),
-    [[100], [0, 1, 2, 3, 4, 5], [0, 1, 2], [3, 4, 5], [3, 4], [5], [3], [4], [6]],
+    [[100], [0, 1, 2, 3, 4, 5], [0], [1], [2], [3], [4], [5], [6]],
   )
   for (const [id, answer] of (await answers).entries()) {
     assert.equal(answer.status, id === bad ? 'rejected' : 'fulfilled')

@@ -1,12 +1,17 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
+import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { EngineFailedError, type Inference, type InferenceOptions, QueueFullError } from '../../src/inference/index.ts'
+import { BUNDLE } from '../helpers/bundle.ts'
 import { POISON } from './poison.ts'
 import { alive, photos, startInference } from './support.ts'
 
 const POISON_CHILD = new URL('./poison-child.ts', import.meta.url)
+const FAILING_CHILD = new URL('./failing-child.ts', import.meta.url)
 
 const images = await photos(8)
 const encodeAll = (inference: Inference, batch = images) =>
@@ -67,9 +72,44 @@ test('an image that crashes the engine fails alone', async (t) => {
   assert.ok(poison.reason instanceof EngineFailedError)
   assert.match(poison.reason.message, /SIGSEGV/)
   for (const answer of rest) assert.equal(answer.status, 'fulfilled')
-  // In the batch of four, in its half, alone.
-  assert.deepEqual(observed.restarts, new Array(3).fill('the engine ended with SIGSEGV'))
+  // In the batch of four, and alone.
+  assert.deepEqual(observed.restarts, new Array(2).fill('the engine ended with SIGSEGV'))
 })
+
+test('an engine that says it failed is replaced, since it may fail from then on', async (t) => {
+  const { inference, observed } = await started(t, {}, FAILING_CHILD)
+  const [image] = images
+  assert.ok(image)
+  const poisonous = Uint8Array.from(image)
+  poisonous.set(POISON)
+  await assert.rejects(inference.encode(poisonous, 32), { name: 'EngineFailedError', message: /no memory/ })
+  assert.equal((await inference.encode(image, 32)).tokens.length, 32)
+  assert.deepEqual(observed.restarts, new Array(2).fill('the engine failed on a batch and was killed'))
+})
+
+for (const [fate, spoil, reason] of [
+  ['altered', (bundle: string) => truncate(join(bundle, 'decoder.onnx'), 1000), /decoder\.onnx: changed on disk/],
+  ['deleted', (bundle: string) => rm(bundle, { recursive: true }), /encoder\.onnx/],
+] as const) {
+  test(`no engine comes back on a bundle that was ${fate}; it is said, and nothing more is admitted`, async (t) => {
+    const folder = await mkdtemp(join(tmpdir(), 'bundle-'))
+    t.after(() => rm(folder, { recursive: true }))
+    const bundle = join(folder, 'bundle')
+    await cp(BUNDLE, bundle, { recursive: true })
+    const { inference, observed } = await started(t, { model: bundle, lostAfterMs: 2000 })
+    await encodeAll(inference)
+    await spoil(bundle)
+    const [pid] = observed.pids
+    assert.ok(pid)
+    process.kill(pid, 'SIGKILL')
+    const said = await inference.lost
+    assert.match(said, /no engine for 2 s/)
+    assert.match(said, reason)
+    assert.equal(inference.ready, false)
+    assert.throws(() => inference.reserve(1), { name: 'QueueFullError', retryAfter: 10 })
+    assert.equal(observed.pids.length, 1)
+  })
+}
 
 test('an aborted image leaves the queue with the signal’s reason', async (t) => {
   const { inference, observed } = await started(t)
@@ -90,22 +130,6 @@ test('an aborted image leaves the queue with the signal’s reason', async (t) =
     { kind: 'encode', size: 1 },
     { kind: 'encode', size: 1 },
   ])
-})
-
-test('no more images are admitted than the bound', async (t) => {
-  const { inference } = await started(t, { queueLimit: 10 })
-  const first = inference.reserve(6)
-  first.grow(2)
-  assert.throws(() => inference.reserve(3), QueueFullError)
-  assert.throws(() => first.grow(3), QueueFullError)
-  const second = inference.reserve(2)
-  assert.throws(() => inference.reserve(1), QueueFullError)
-  first.release()
-  first.release()
-  assert.throws(() => inference.reserve(9), QueueFullError)
-  const third = inference.reserve(8)
-  second.release()
-  third.release()
 })
 
 test('closing finishes what was accepted, then ends the engines', async () => {

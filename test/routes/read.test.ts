@@ -105,6 +105,11 @@ test('metrics count what was done', async () => {
     assert.ok(value(`nativetok_graph_duration_seconds_count{graph="${graph}"}`) >= 1, graph)
   }
   assert.equal(value('nativetok_queue_depth{kind="encode"}'), 0)
+  assert.deepEqual([value('nativetok_queue_limit'), value('nativetok_body_bytes_limit')], [4096, 512 * 2 ** 20])
+  assert.deepEqual([value('nativetok_ready'), value('nativetok_draining'), value('nativetok_body_bytes')], [1, 0, 0])
+  const { name, model, bundle, provider } = backend.inference.info
+  const labels = Object.entries({ version: pkg.version, name, model, bundle, provider })
+  assert.equal(value(`nativetok_build_info{${labels.map(([label, text]) => `${label}="${text}"`)}}`), 1)
   assert.ok(value('nativetok_errors_total{kind="not-found"}') >= 1)
   assert.ok(value('nativetok_nodejs_eventloop_lag_p99_seconds') >= 0)
 })
@@ -118,16 +123,10 @@ test('a usable request id is kept, in the answer and in the log', async () => {
 })
 
 test('what is not there', async () => {
-  for (const [method, path] of [
-    ['GET', '/encode'],
-    ['POST', '/info'],
-    ['GET', '/nowhere'],
-  ]) {
-    const answer = await fetch(`${service.base}${path}`, { method: method as string })
-    const body = (await answer.json()) as components['schemas']['Problem']
-    assert.deepEqual([answer.status, body.type], [404, 'urn:nativetok:problem:not-found'])
-    assert.equal(answer.headers.get('x-request-id'), body.requestId)
-  }
+  const answer = await get('/nowhere')
+  const body = (await answer.json()) as components['schemas']['Problem']
+  assert.deepEqual([answer.status, body.type], [404, 'urn:nativetok:problem:not-found'])
+  assert.equal(answer.headers.get('x-request-id'), body.requestId)
   const undecodable = await get('/%zz')
   assert.deepEqual(
     [undecodable.status, undecodable.headers.get('content-type')?.split(';')[0]],

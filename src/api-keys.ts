@@ -1,0 +1,91 @@
+import { createHash, timingSafeEqual } from 'node:crypto'
+import { readFileSync, unwatchFile, watchFile } from 'node:fs'
+import type { IncomingHttpHeaders } from 'node:http'
+import type { FastifyBaseLogger } from 'fastify'
+
+const POLL_MS = 1000
+
+interface Key {
+  /** Who holds it. Keys of one client, as while one replaces another, share the name. */
+  client: string
+  digest: Buffer
+}
+
+/** The API keys that are valid now. It keeps their digests, not the keys. */
+export class ApiKeys {
+  #keys: Key[]
+  readonly #file: string | undefined
+
+  /**
+   * @param options one key, a file of keys, or neither: then everyone is welcome
+   * @throws Error with a sentence about the file, when it cannot be used
+   */
+  constructor(options: { apiKey?: string | undefined; apiKeysFile?: string | undefined }, log: FastifyBaseLogger) {
+    const { apiKey, apiKeysFile: file } = options
+    this.#file = file
+    if (file === undefined) {
+      this.#keys = apiKey === undefined ? [] : [{ client: 'api-key', digest: digest(apiKey) }]
+      return
+    }
+    this.#keys = readKeys(file)
+    // By polling, which follows the symbolic links that Kubernetes swaps when a mounted secret changes.
+    watchFile(file, { interval: POLL_MS, persistent: false }, () => {
+      try {
+        this.#keys = readKeys(file)
+        log.info({ clients: [...new Set(this.#keys.map(({ client }) => client))] }, 'API keys read again')
+      } catch (error) {
+        log.error(`${(error as Error).message}; the API keys from before stay valid`)
+      }
+    })
+  }
+
+  /** Whether a key is needed at all. */
+  get needed(): boolean {
+    return this.#keys.length > 0
+  }
+
+  /** The client whose key the request carries, as bearer token or as `x-api-key`. */
+  clientOf(headers: IncomingHttpHeaders): string | undefined {
+    const given = headers['x-api-key'] ?? /^bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1]
+    if (typeof given !== 'string') return undefined
+    const wanted = digest(given)
+    // All are compared, so that the time tells nothing of which one, if any, it was.
+    return this.#keys.filter((key) => timingSafeEqual(key.digest, wanted))[0]?.client
+  }
+
+  /** Watches the file no more. */
+  close(): void {
+    if (this.#file !== undefined) unwatchFile(this.#file)
+  }
+}
+
+/** Whether it can be sent in a header, as it is. */
+export function isApiKey(text: string): boolean {
+  return /^[\x21-\x7e]+$/.test(text)
+}
+
+function readKeys(file: string): Key[] {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    throw new Error(`the API keys cannot be read: ${(error as Error).message}`)
+  }
+  const keys = text.split('\n').flatMap((line, index) => {
+    const words = line.trim().split(/\s+/)
+    if (words[0] === '' || words[0]?.startsWith('#')) return []
+    const [client, key = ''] = words.length === 1 ? [`line-${index + 1}`, words[0]] : words
+    // No message may show what could be a key.
+    if (words.length > 2 || !isApiKey(key) || !/^[\w.:-]{1,64}$/.test(client as string)) {
+      throw new Error(`line ${index + 1} of ${file} is neither \`key\` nor \`name key\``)
+    }
+    return [{ client: client as string, digest: digest(key) }]
+  })
+  if (keys.length === 0) throw new Error(`${file} holds no API key`)
+  return keys
+}
+
+// Of one length, which timingSafeEqual demands.
+function digest(text: string): Buffer {
+  return createHash('sha256').update(text).digest()
+}

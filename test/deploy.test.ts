@@ -1,0 +1,125 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { after, before, test } from 'node:test'
+import { parse, parseAllDocuments } from 'yaml'
+import { settingsTable } from '../src/config.ts'
+import { readContract } from '../src/contract.ts'
+import { type Backend, configOf, listen, type Service, startBackend } from './helpers/service.ts'
+
+interface Rule {
+  alert: string
+  expr: string
+}
+interface Dashboard {
+  panels: { title: string; targets: { expr: string }[] }[]
+}
+interface Manifest {
+  kind: string
+  metadata: { name: string }
+  // Kubernetes' own, of which the tests read a few fields.
+  spec: Record<string, unknown>
+}
+interface Pod {
+  terminationGracePeriodSeconds: number
+  automountServiceAccountToken: boolean
+  enableServiceLinks: boolean
+  securityContext: Record<string, unknown>
+  containers: Record<string, unknown>[]
+  volumes: { name: string }[]
+}
+
+const text = (name: string) => readFileSync(new URL(`../deploy/${name}`, import.meta.url), 'utf8')
+const rules = () => parse(text('prometheus-alerts.yaml')).groups.flatMap((group: { rules: Rule[] }) => group.rules)
+const manifests = () => parseAllDocuments(text('kubernetes.yaml')).map((document) => document.toJS() as Manifest)
+const podOf = (deployment: Manifest | undefined) => {
+  assert.ok(deployment)
+  return (deployment.spec.template as { spec: Pod }).spec
+}
+
+let backend: Backend
+let service: Service
+
+before(async () => {
+  backend = await startBackend()
+  service = await listen(backend)
+})
+after(async () => {
+  await service.http.close()
+  await backend.inference.close()
+})
+
+test('alerts and dashboard name metrics and labels that there are', async () => {
+  await fetch(`${service.base}/nowhere`)
+  const served = await (await fetch(`${service.base}/metrics`)).text()
+  const types = new Map([...served.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map(([, name, type]) => [name, type]))
+  const series = new Set(
+    [...types].flatMap(([name, type]) =>
+      type === 'histogram' ? [`${name}_bucket`, `${name}_sum`, `${name}_count`] : [name],
+    ),
+  )
+  const dashboard: Dashboard = JSON.parse(text('grafana-dashboard.json'))
+  const expressions = [
+    ...rules().map(({ alert, expr }: Rule) => ({ where: alert, expr })),
+    ...dashboard.panels.flatMap(({ title, targets }) => targets.map(({ expr }) => ({ where: title, expr }))),
+  ]
+  assert.ok(expressions.length > 20)
+  const kinds = readFileSync(new URL('../src/problem.ts', import.meta.url), 'utf8')
+  for (const { where, expr } of expressions) {
+    const named = expr.match(/\bnativetok_\w+/g) ?? []
+    assert.ok(named.length > 0, where)
+    for (const name of named) assert.ok(series.has(name), `${where}: ${name}`)
+    for (const [, value = ''] of expr.matchAll(/kind=~?"([^"]+)"/g)) {
+      for (const kind of value.split('|')) assert.match(kinds, new RegExp(`^ {2}'?${kind}'?: \\[\\d`, 'm'), where)
+    }
+    for (const [, value = ''] of expr.matchAll(/route=~?"([^"]+)"/g)) {
+      for (const route of value.split('|')) assert.ok(route in readContract().document.paths, `${where}: ${route}`)
+    }
+  }
+})
+
+test('the guide to operations explains every alert and every metric', async () => {
+  const operations = readFileSync(new URL('../docs/operations.md', import.meta.url), 'utf8')
+  for (const { alert } of rules()) assert.ok(operations.includes(`| \`${alert}\` |`), alert)
+  const served = await (await fetch(`${service.base}/metrics`)).text()
+  for (const [, name = ''] of served.matchAll(/^# TYPE (\S+) /gm)) {
+    assert.ok(/^nativetok_(process|nodejs)_/.test(name) || operations.includes(`\`${name}\``), name)
+  }
+})
+
+test('the Kubernetes manifests set what there is to set, probe what answers and give time to end', async () => {
+  const [deployment, ...others] = manifests()
+  assert.deepEqual(
+    others.map(({ kind }) => kind),
+    ['Service', 'PodDisruptionBudget', 'NetworkPolicy'],
+  )
+  const pod = podOf(deployment)
+  const [container] = pod.containers
+  assert.ok(container)
+  const env = container.env as { name: string; value: string }[]
+  const settingOf = (name: string) => env.find((variable) => variable.name === name)?.value
+  for (const { name } of env) assert.ok(settingsTable().includes(`\`${name}\``), name)
+
+  const config = configOf()
+  const drain = Number(settingOf('NATIVETOK_DRAIN_DELAY') ?? config.drainDelay)
+  const request = Number(settingOf('NATIVETOK_REQUEST_TIMEOUT') ?? config.requestTimeout)
+  assert.ok(pod.terminationGracePeriodSeconds > drain + request)
+
+  for (const probe of ['startupProbe', 'readinessProbe', 'livenessProbe']) {
+    const { httpGet } = container[probe] as { httpGet: { path: string } }
+    assert.equal((await fetch(`${service.base}${httpGet.path}`)).status, 200, probe)
+  }
+  const mounts = container.volumeMounts as { name: string; mountPath: string }[]
+  assert.ok(settingOf('NATIVETOK_API_KEYS_FILE')?.startsWith(`${mounts[0]?.mountPath}/`))
+})
+
+test('the Kubernetes manifests grant the container nothing', () => {
+  const pod = podOf(manifests()[0])
+  assert.deepEqual([pod.automountServiceAccountToken, pod.enableServiceLinks], [false, false])
+  assert.equal(pod.securityContext.runAsNonRoot, true)
+  assert.deepEqual(pod.securityContext.seccompProfile, { type: 'RuntimeDefault' })
+  assert.deepEqual(pod.containers[0]?.securityContext, {
+    allowPrivilegeEscalation: false,
+    readOnlyRootFilesystem: true,
+    capabilities: { drop: ['ALL'] },
+  })
+})

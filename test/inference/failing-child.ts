@@ -1,0 +1,10 @@
+// An engine process that says it failed, as ONNX Runtime would without memory, on an image whose first pixels are the poison's.
+import type { EngineReply, EngineRequest } from '../../src/inference/protocol.ts'
+import { POISON } from './poison.ts'
+
+process.on('message', (request: EngineRequest) => {
+  if (request.kind !== 'encode' || !POISON.every((value, index) => request.pixels[index] === value)) return
+  process.send?.({ kind: 'failed', message: 'no memory', bundle: false } satisfies EngineReply)
+})
+
+await import('../../src/inference/engine-child.ts')
