@@ -3,9 +3,28 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { bombs } from './bombs.ts'
+import { clients } from './clients.ts'
+import { contract } from './contract.ts'
+import { fairness } from './fairness.ts'
+import { faults } from './faults.ts'
+import { fuzz } from './fuzz.ts'
+import { http } from './http.ts'
+import { overload } from './overload.ts'
 import type { Chapter, Finding } from './promise.ts'
+import { rollingRestart } from './rolling-restart.ts'
 
-const chapters: Record<string, Chapter> = {}
+const chapters: Record<string, Chapter> = {
+  fuzz,
+  contract,
+  bombs,
+  http,
+  fairness,
+  overload,
+  clients,
+  faults,
+  'rolling-restart': rollingRestart,
+}
 
 interface Options {
   long: boolean

@@ -1,0 +1,131 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { poolSize } from '../src/thread-pool.ts'
+import { conforming } from '../test/helpers/contract.ts'
+import { bodies, bombs as files, type HostileFile, impostors } from './hostile.ts'
+import type { Finding, Scope } from './promise.ts'
+import { Service } from './service.ts'
+
+/** What one image of the most pixels may take: 50 million of eight bytes, and what comes with them. */
+const MOST_MIB = 600
+const MOST_SECONDS = 10
+
+/** How long, in seconds, nobody else may be answered meanwhile. */
+const MOST_HELD_UP = 3
+
+/** Files and bodies that come to far more than they are, and files of other kinds under an image's name. */
+export async function* bombs({ long }: Scope): AsyncGenerator<Finding> {
+  const service = await Service.start()
+  try {
+    let costliest: HostileFile | undefined
+    for await (const file of files()) {
+      yield await cost(service, file)
+      if (file.name.includes('interlaced')) costliest = file
+    }
+    for (const body of bodies()) yield await cost(service, body)
+    if (long && costliest) yield await cost(service, costliest, 4 * poolSize)
+    yield await interpreted(service)
+    yield {
+      promise: 'the server and its engines live on after all of these',
+      figure: service.ended ? `ended with ${service.exit}` : 'they do',
+      kept: !service.ended && (await statusOf(service, { name: '', bytes: Buffer.alloc(1) })) === 422,
+    }
+  } finally {
+    await service.kill()
+  }
+}
+
+/** What one costs, or as many at once: time, memory, and how long others had to wait. */
+async function cost(service: Service, file: HostileFile, count = 1): Promise<Finding> {
+  const before = await resetPeak(service.pid)
+  const start = performance.now()
+  let over = false
+  const answers = Promise.all(Array.from({ length: count }, () => statusOf(service, file))).finally(() => {
+    over = true
+  })
+  let heldUp = 0
+  while (!over) {
+    const asked = performance.now()
+    await fetch(`${service.url}/health/live`).catch(() => undefined)
+    heldUp = Math.max(heldUp, (performance.now() - asked) / 1000)
+    await sleep(10)
+  }
+  const statuses = [...new Set(await answers)]
+  const seconds = (performance.now() - start) / 1000
+  const grown = Math.max(0, (await memoryOf(service.pid)).peak - before)
+  // Images are unpacked as many at a time as the pool has threads.
+  const atOnce = Math.min(count, poolSize)
+  return {
+    promise: `${count > 1 ? `${count} times ` : ''}${file.name} (${sizeOf(file)}) costs no more than an image may`,
+    figure: `${statuses.join(', ')}; ${seconds.toFixed(1)} s, ${grown.toFixed(0)} MiB; others waited ${heldUp.toFixed(2)} s`,
+    kept:
+      statuses.every((status) => typeof status === 'number' && status < 500) &&
+      seconds < (MOST_SECONDS * count) / atOnce &&
+      grown < MOST_MIB * atOnce &&
+      heldUp < MOST_HELD_UP,
+  }
+}
+
+function sizeOf({ bytes }: HostileFile): string {
+  return bytes.length < 2 ** 20
+    ? `${Math.ceil(bytes.length / 2 ** 10)} KiB`
+    : `${(bytes.length / 2 ** 20).toFixed(1)} MiB`
+}
+
+/** Sends each file of another kind as an image, alone and as a part, and counts who asks for what they name. */
+async function interpreted(service: Service): Promise<Finding> {
+  const asked: string[] = []
+  const server = createServer((request, response) => {
+    asked.push(String(request.url))
+    response.end()
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  try {
+    const all = impostors(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+    const taken: string[] = []
+    for (const file of all) {
+      for (const multipart of [false, true]) {
+        const status = await statusOf(service, file, multipart)
+        if (status !== 415 && status !== 422) taken.push(`${file.name} ${status}`)
+      }
+    }
+    return {
+      promise:
+        'files of other kinds named as images are refused with 415 or 422, and nothing that they name is asked for',
+      figure: `${all.length - taken.length} of ${all.length} kinds refused; ${asked.length} asked for${taken.map((name) => `; ${name}`).join('')}`,
+      kept: taken.length === 0 && asked.length === 0,
+    }
+  } finally {
+    server.close()
+  }
+}
+
+/** The answer's status, where the contract has the answer; else what is wrong with it. */
+async function statusOf(service: Service, file: HostileFile, multipart = false): Promise<number | string> {
+  const { bytes, path = '/encode', type = 'image/jpeg' } = file
+  const form = new FormData()
+  form.append('images', new Blob([bytes], { type: 'image/jpeg' }), 'photo.jpg')
+  const raw = { body: bytes, headers: { 'content-type': type } }
+  try {
+    const answer = await fetch(`${service.url}${path}`, { method: 'POST', ...(multipart ? { body: form } : raw) })
+    await conforming('POST', path, answer)
+    return answer.status
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
+/** Forgets the most memory that a process had so far, and gives what it has, in MiB. Linux only. */
+async function resetPeak(pid: number): Promise<number> {
+  await writeFile(`/proc/${pid}/clear_refs`, '5')
+  return (await memoryOf(pid)).now
+}
+
+/** Memory of the server, which unpacks images, without its engines, in MiB; zero once it has ended. */
+async function memoryOf(pid: number): Promise<{ now: number; peak: number }> {
+  const status = await readFile(`/proc/${pid}/status`, 'latin1').catch(() => '')
+  const mib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0) / 1024
+  return { now: mib('VmRSS'), peak: mib('VmHWM') }
+}

@@ -1,0 +1,282 @@
+import { execFile, spawnSync } from 'node:child_process'
+import { cp, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { createConnection, type Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import type { Finding, Scope } from './promise.ts'
+import { freePort, Service, type ServiceOptions, secondsUntil, until } from './service.ts'
+import { inWords, type Tally, Traffic } from './traffic.ts'
+
+const run = promisify(execFile)
+
+const CLIENTS = 6
+const BATCH = 8
+/** Seconds of a request; an engine that hangs is found after a third of them. */
+const DEADLINE = 15
+const ENGINES = 2
+/** Seconds within which all has to be as before; a hang included. */
+const HEAL_SECONDS = 30
+/** After a minute without an engine the service ends; with some time to end in. */
+const GIVE_UP_SECONDS = 60 + 2 * DEADLINE
+const BUNDLE = join(import.meta.dirname, '..', 'models', 'nativetok-128')
+
+/** What happened around a fault: the answers, and seconds until the service was whole again, infinite if it never was. */
+interface Course {
+  tally: Tally
+  healed: number
+}
+
+/** Faults, one by one, each against a service of its own that is at work. */
+export async function* faults({ long }: Scope): AsyncGenerator<Finding> {
+  for (const [what, signal, victims] of [
+    ['an engine is killed', 'SIGKILL', 1],
+    ['all engines are killed at once', 'SIGKILL', ENGINES],
+    ['an engine crashes in native code', 'SIGSEGV', 1],
+    ['an engine aborts', 'SIGABRT', 1],
+    ['an engine hangs', 'SIGSTOP', 1],
+    ['an engine is asked to end', 'SIGTERM', 1],
+  ] as const) {
+    yield await signalled(what, signal, victims)
+  }
+  yield await repeatedly(long ? 50 : 3)
+  yield await withoutMemory()
+  yield await withoutDescriptors()
+  yield* await withoutDisk()
+  yield* await clockJumps()
+  yield* await Promise.all([withoutBundle('altered'), withoutBundle('deleted')])
+}
+
+/** The service under load, a fault, and what comes of it. */
+async function during(
+  options: ServiceOptions,
+  fault: (service: Service) => Promise<unknown>,
+  whole: (service: Service) => Promise<boolean>,
+): Promise<Course> {
+  const service = await start(options)
+  try {
+    const traffic = await begin(service)
+    await fault(service)
+    const healed = await secondsUntil(() => whole(service), HEAL_SECONDS)
+    const before = traffic.tally.right
+    await secondsUntil(() => traffic.tally.right > before, HEAL_SECONDS)
+    return { tally: await traffic.stop(), healed }
+  } finally {
+    await service.stop()
+  }
+}
+
+function start({ flags = [], ...others }: ServiceOptions): Promise<Service> {
+  const own = ['--engines', `${ENGINES}`, '--request-timeout', `${DEADLINE}`, '--drain-delay', '0']
+  return Service.start({ ...others, flags: [...own, ...flags] })
+}
+
+/** Load, on its way. */
+async function begin(service: Service): Promise<Traffic> {
+  const traffic = await Traffic.begin(service.url, { clients: CLIENTS, batch: BATCH })
+  await until(() => traffic.tally.right >= CLIENTS, HEAL_SECONDS)
+  return traffic
+}
+
+/** As many engines as there should be, ready, none of them one of these. */
+async function replaced(service: Service, gone: number[]): Promise<boolean> {
+  const pids = await service.engines()
+  const ready = service.said('engine ready') >= ENGINES + gone.length
+  return ready && !gone.some((pid) => pids.includes(pid)) && (await service.ready())
+}
+
+async function signalled(what: string, signal: NodeJS.Signals, victims: number): Promise<Finding> {
+  let gone: number[] = []
+  const ignored = signal === 'SIGTERM'
+  const { tally, healed } = await during(
+    {},
+    async (service) => {
+      gone = (await service.engines()).slice(0, victims)
+      for (const pid of gone) process.kill(pid, signal)
+    },
+    (service) => (ignored ? service.ready() : replaced(service, gone)),
+  )
+  return {
+    promise: `${what} (${signal}): every request is answered, none wrongly`,
+    figure: `${inWords(tally)}; whole again after ${healed.toFixed(1)} s`,
+    kept: isClean(tally) && Number.isFinite(healed),
+  }
+}
+
+async function repeatedly(times: number): Promise<Finding> {
+  const service = await start({})
+  try {
+    const traffic = await begin(service)
+    const gone: number[] = []
+    for (let i = 0; i < times; i++) {
+      const [pid] = await service.engines()
+      if (pid === undefined) break
+      gone.push(pid)
+      process.kill(pid, 'SIGKILL')
+      if ((await secondsUntil(() => replaced(service, gone), HEAL_SECONDS)) > HEAL_SECONDS) break
+    }
+    const tally = await traffic.stop()
+    return {
+      promise: `an engine is killed ${times} times, each time when the last one is replaced: no request fails`,
+      figure: `${inWords(tally)}; ${gone.length} killed`,
+      kept: gone.length === times && traffic.failed === 0,
+    }
+  } finally {
+    await service.stop()
+  }
+}
+
+async function withoutMemory(): Promise<Finding> {
+  let gone: number[] = []
+  const { tally, healed } = await during(
+    {},
+    async (service) => {
+      gone = (await service.engines()).slice(0, 1)
+      // Less than it has: whatever it asks for next it does not get.
+      await run('prlimit', ['--pid', `${gone[0]}`, '--as=1000000'])
+    },
+    (service) => replaced(service, gone),
+  )
+  return {
+    promise: 'an engine gets no more memory: it is replaced, every request is answered, none wrongly',
+    figure: `${inWords(tally)}; whole again after ${healed.toFixed(1)} s`,
+    kept: isClean(tally) && Number.isFinite(healed),
+  }
+}
+
+async function withoutDescriptors(): Promise<Finding> {
+  const limit = 96
+  let gone: number[] = []
+  let sockets: Socket[] = []
+  const { tally, healed } = await during(
+    { under: ['prlimit', `--nofile=${limit}`] },
+    async (service) => {
+      const { hostname, port } = new URL(service.url)
+      sockets = Array.from({ length: 2 * limit }, () => createConnection(Number(port), hostname).on('error', () => {}))
+      await until(async () => (await service.descriptors()) >= limit - 2, HEAL_SECONDS)
+      gone = (await service.engines()).slice(0, 1)
+      for (const pid of gone) process.kill(pid, 'SIGKILL')
+      await sleep(3000)
+      for (const socket of sockets) socket.destroy()
+    },
+    (service) => replaced(service, gone),
+  )
+  return {
+    promise: 'connections take all descriptors while an engine is killed: every request is answered, none wrongly',
+    figure: `${inWords(tally)}; whole again ${healed.toFixed(1)} s after the connections closed`,
+    kept: isClean(tally) && Number.isFinite(healed),
+  }
+}
+
+async function withoutDisk(): Promise<Finding[]> {
+  const folder = await mkdtemp(join(tmpdir(), 'reliability-'))
+  try {
+    const into = (file: string) => ['sh', '-c', `exec "$0" "$@" > '${file}'`]
+    const cases: [string, string[]][] = [
+      ['the log goes to a device that is full', into('/dev/full')],
+      ['the log meets a limit of file size', ['prlimit', '--fsize=8192', ...into(join(folder, 'log'))]],
+    ]
+    const found: Finding[] = []
+    for (const [what, under] of cases) {
+      found.push(await withoutLog(what, { under, port: await freePort() }))
+    }
+    return found
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+}
+
+async function withoutLog(what: string, options: ServiceOptions): Promise<Finding> {
+  const promise = `${what}: the service serves on`
+  try {
+    const service = await start(options)
+    try {
+      const traffic = await begin(service)
+      await sleep(3000)
+      const tally = await traffic.stop()
+      const alive = !service.ended && (await service.ready())
+      return { promise, figure: inWords(tally), kept: alive && isClean(tally) && traffic.failed === 0 }
+    } finally {
+      await service.stop()
+    }
+  } catch (error) {
+    return { promise, figure: (error as Error).message, kept: false }
+  }
+}
+
+async function clockJumps(): Promise<Finding[]> {
+  if (spawnSync('gcc', ['--version']).status !== 0) {
+    console.error('faults: gcc is not installed, so jumps of the clock were not tried')
+    return []
+  }
+  const folder = await mkdtemp(join(tmpdir(), 'reliability-'))
+  try {
+    const [library, file] = [join(folder, 'clock.so'), join(folder, 'offset')]
+    await run('gcc', ['-shared', '-fPIC', '-O1', '-o', library, join(import.meta.dirname, 'clock.c'), '-ldl'])
+    const jump = (seconds: number) => writeFile(file, BigInt64Array.of(BigInt(seconds)), { flag: 'r+' })
+    await writeFile(file, BigInt64Array.of(0n))
+    const service = await start({ env: { LD_PRELOAD: library, CLOCK_FILE: file } })
+    try {
+      const traffic = await begin(service)
+      const day = 86_400
+      const jumps = [day, -day, 0]
+      const seen: number[] = []
+      for (const seconds of jumps) {
+        await jump(seconds)
+        const before = traffic.tally.right
+        await secondsUntil(() => traffic.tally.right >= before + 2 * CLIENTS, HEAL_SECONDS)
+        seen.push(Math.round((Number(service.lines.at(-1)?.time) - Date.now()) / 1000 / day))
+      }
+      const restarts = service.said('engine ended, starting another')
+      const tally = await traffic.stop()
+      const kept = isClean(tally) && traffic.failed === 0 && restarts === 0 && seen.join() === '1,-1,0'
+      const figure = `${inWords(tally)}; ${restarts} engines replaced; its log was ${seen.join(', ')} days off`
+      return [{ promise: 'the clock jumps a day on, two back and one on: no request fails', figure, kept }]
+    } finally {
+      await service.stop()
+    }
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+}
+
+/** The bundle changes under a running service, then all engines die. */
+async function withoutBundle(fate: 'altered' | 'deleted'): Promise<Finding> {
+  const folder = await mkdtemp(join(tmpdir(), 'reliability-'))
+  const bundle = join(folder, 'bundle')
+  await cp(BUNDLE, bundle, { recursive: true })
+  const service = await start({ flags: ['--model', bundle] })
+  try {
+    const traffic = await begin(service)
+    if (fate === 'deleted') await rm(bundle, { recursive: true })
+    else await flipByte(join(bundle, 'encoder.onnx'))
+    for (const pid of await service.engines()) process.kill(pid, 'SIGKILL')
+    const since = performance.now()
+    await sleep(2 * DEADLINE * 1000)
+    const tally = await traffic.stop()
+    await secondsUntil(() => service.ended, GIVE_UP_SECONDS)
+    const after = `${((performance.now() - since) / 1000).toFixed(0)} s`
+    return {
+      promise: `the bundle is ${fate} and all engines die: no other weights are served, and the service ends with exit code 1`,
+      figure: `${inWords(tally)}; ${service.ended ? `ended with ${service.exit} after ${after}` : `still there after ${after}`}`,
+      kept: isClean(tally) && service.exit === 1,
+    }
+  } finally {
+    await service.kill()
+    await rm(folder, { recursive: true })
+  }
+}
+
+async function flipByte(file: string): Promise<void> {
+  const { size } = await stat(file)
+  const bytes = await readFile(file)
+  const middle = size >> 1
+  bytes[middle] = (bytes[middle] as number) ^ 1
+  await writeFile(file, bytes)
+}
+
+/** Whether every request was answered, with the right tokens or with a problem. */
+function isClean({ right, wrong, unanswered }: Tally): boolean {
+  return right > 0 && wrong === 0 && unanswered === 0
+}
