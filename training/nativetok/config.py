@@ -22,8 +22,8 @@ class ModelConfig:
     encoder_depth: int = 4
     encoder_heads: int = 4
 
-    expert_kind: Literal["cross", "self"] = "cross"
-    """`self` is the paper's expert, `cross` the cheaper default (see `model.py`)."""
+    expert_kind: Literal["cross", "self", "parallel"] = "cross"
+    """`self` is the paper's expert, `cross` the cheaper default, `parallel` TiTok's way to compare (see `model.py`)."""
     expert_width: int = 96
     """Also the width of the latents: the dimension switcher maps the encoder's width to it."""
     expert_depth: int = 2
@@ -43,8 +43,8 @@ class ModelConfig:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1:
             raise ValueError(f"stages must grow: {self.stages}")
-        if self.expert_kind not in ("cross", "self"):
-            raise ValueError(f"expert_kind is 'cross' or 'self', not {self.expert_kind!r}")
+        if self.expert_kind not in ("cross", "self", "parallel"):
+            raise ValueError(f"expert_kind is 'cross', 'self' or 'parallel', not {self.expert_kind!r}")
         for part in ("encoder", "expert", "decoder"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:
@@ -59,8 +59,8 @@ class ModelConfig:
 
     @property
     def latents(self) -> int:
-        """The number of latents of an image: one a patch."""
-        return (self.image_size // self.patch_size) ** 2
+        """The number of latents of an image: one a patch, or one a token where these are read out in parallel."""
+        return self.length if self.expert_kind == "parallel" else (self.image_size // self.patch_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready data."""
@@ -77,7 +77,7 @@ class TrainConfig:
     """Images of the joint fine-tune of every part after the last stage; 0 leaves it out. It changes all tokens."""
     batch_size: int = 32
     initialisation_images: int = 8192
-    """How many training images the data-dependent initialisation looks at."""
+    """How many training images the data-dependent initialisation looks at; 0 starts from random weights."""
     muon_rate: float = 0.003
     """Muon's rate for the matrices of encoder and decoder blocks."""
     expert_rate: float = 5e-4

@@ -46,9 +46,14 @@ class _DecoderGraph(nn.Module):
 
 
 def export_bundle(model: NativeTok, out: Path, card: str, training: dict[str, Any], quality: dict[str, Any]) -> None:
-    """Write a model's bundle into the folder `out` (created where missing); its name is the folder's."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write a model's bundle into the folder `out` (created where missing); its name is the folder's.
+
+    Raises ValueError for a model whose tokens are read out in parallel: a bundle's graphs are causal.
+    """
     config = model.config
+    if config.expert_kind == "parallel":
+        raise ValueError("a model of kind 'parallel' is there to be compared with: it has no causal graphs to export")
+    out.mkdir(parents=True, exist_ok=True)
     images = torch.zeros(2, config.image_size, config.image_size, 3, dtype=torch.uint8)
     tokens = torch.zeros(2, config.length, dtype=torch.int32)
     graphs = {"encoder.onnx": _trace(_EncoderGraph(model), "images", images, "latents")}

@@ -21,8 +21,11 @@ OUTPUT_IMAGES = 1024
 def initialise_stage(model: NativeTok, stage: int, images: Tensor) -> None:
     """Start the experts of a stage, and the decoder's part for them, from training images uint8 [M, H, W, 3].
 
-    The first stage starts encoder and decoder too. The model is to be in evaluation mode.
+    The first stage starts encoder and decoder too. The model is to be in evaluation mode. Raises ValueError for a model
+    whose tokens are read out in parallel: at its start they would say the same of every image.
     """
+    if model.config.expert_kind == "parallel":
+        raise ValueError("a model of kind 'parallel' has no linear codec to start as: initialisation_images is to be 0")
     pixels = to_pixels(images)
     if stage == 0:
         _initialise_encoder(model, pixels)

@@ -129,14 +129,20 @@ class MetaImageTransformer(nn.Module):
 
     positions: Tensor
     latent_positions: Tensor
+    tokens: nn.Parameter | None
+    """Learned tokens that the blocks fill beside the patches, for experts that read them out in parallel."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.patch_size = config.patch_size
+        self.register_parameter("tokens", None)
         self.patch_embedding = nn.Linear(3 * config.patch_size**2, config.encoder_width)
         places = patch_places(config.image_size // config.patch_size)
         self.register_buffer("positions", sincos(places, config.encoder_width), persistent=False)
-        self.register_buffer("latent_positions", sincos(places, config.expert_width), persistent=False)
+        if config.expert_kind == "parallel":
+            self.register_parameter("tokens", nn.Parameter(torch.randn(config.length, config.encoder_width) * 0.5))
+        else:
+            self.register_buffer("latent_positions", sincos(places, config.expert_width), persistent=False)
         self.blocks = nn.Sequential(
             *(Block(config.encoder_width, config.encoder_heads) for _ in range(config.encoder_depth))
         )
@@ -146,7 +152,10 @@ class MetaImageTransformer(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1..1 to latents [B, N, D]."""
         x = self.patch_embedding(patches(pixels, self.patch_size)) + self.positions
-        return self.dimension_switcher(self.norm(self.blocks(x))) + self.latent_positions
+        if self.tokens is None:
+            return self.dimension_switcher(self.norm(self.blocks(x))) + self.latent_positions
+        x = self.blocks(torch.cat([x, self.tokens.expand(len(x), -1, -1)], dim=1))
+        return self.dimension_switcher(self.norm(x[:, -len(self.tokens) :]))
 
 
 def patches(pixels: Tensor, size: int) -> Tensor:
@@ -171,7 +180,7 @@ class MoCET(nn.Module):
         self.config = config
         self.token_embedding = nn.Linear(config.code_width, config.expert_width)
         starts = (0, *config.stages[:-1])
-        kind = {"cross": CrossExperts, "self": SelfExperts}[config.expert_kind]
+        kind = {"cross": CrossExperts, "self": SelfExperts, "parallel": ParallelExperts}[config.expert_kind]
         self.stages = nn.ModuleList(kind(config, start, end) for start, end in zip(starts, config.stages, strict=True))
         nn.init.normal_(self.token_embedding.weight)
 
@@ -228,6 +237,8 @@ class Experts(nn.Module):
 
     code_mean: Tensor
     code_deviation: Tensor
+    hear = True
+    """Whether a position hears of the tokens before it."""
 
     def __init__(self, config: ModelConfig, start: int, end: int) -> None:
         super().__init__()
@@ -249,8 +260,9 @@ class Experts(nn.Module):
         weights |= {
             "norm": torch.ones(n, d),
             "code": _stack(n, d, config.code_width),
-            "told": torch.zeros(n, (end - 1) * config.code_width, config.code_width),
         }
+        if self.hear:
+            weights["told"] = torch.zeros(n, (end - 1) * config.code_width, config.code_width)
         self.weights = nn.ParameterDict(weights)
         self.register_buffer("code_mean", torch.zeros(n, config.code_width))
         self.register_buffer("code_deviation", torch.ones(n, config.code_width))
@@ -290,7 +302,9 @@ class Experts(nn.Module):
     def calibrate(self, i: int, memory: Tensor, codes: Tensor) -> None:
         """Measure the mean and deviation of position i's code over the memory and codes before of many images."""
         _, weights = self._slice(i)
-        code = self.state(i, memory) @ weights["code"][0] - codes.flatten(1) @ weights["told"][0]
+        code = self.state(i, memory) @ weights["code"][0]
+        if self.hear:
+            code = code - codes.flatten(1) @ weights["told"][0]
         weights["code_mean"][0] = code.mean(0)
         weights["code_deviation"][0] = code.std(0) + 1e-4
 
@@ -298,7 +312,8 @@ class Experts(nn.Module):
         """Position i's query [1, D] and its slice of every weight, what would weigh later tokens left out."""
         s = slice(i - self.start, i - self.start + 1)
         weights = {name: weight[s] for name, weight in self._all_weights().items()}
-        weights["told"] = weights["told"][:, : i * self.config.code_width]
+        if self.hear:
+            weights["told"] = weights["told"][:, : i * self.config.code_width]
         for name in weights:
             if name.endswith("_where"):
                 weights[name] = weights[name][:, :, : self.config.latents + i]
@@ -338,7 +353,10 @@ class Experts(nn.Module):
         quantisation). What is left is batch-normalised before it is quantised (Lancucki et al., arXiv 2005.08520):
         most of the state is the query, the same for all images.
         """
-        code = (_norm(x, w["norm"]) @ w["code"] - heard @ w["told"]).float()
+        code = _norm(x, w["norm"]) @ w["code"]
+        if self.hear:
+            code = code - heard @ w["told"]
+        code = code.float()
         if self.training:
             mean, deviation = code.mean(1, keepdim=True), code.std(1, keepdim=True) + 1e-4
         else:
@@ -424,6 +442,23 @@ class SelfExperts(Experts):
             x = x + (scores.softmax(-1) @ v).transpose(2, 3).reshape(n, b * (t + 1), d) @ w[f"{layer}_out"]
             x = self._mlp(x, w, layer)
         return x.view(n, b, t + 1, d)[:, :, -1]
+
+
+class ParallelExperts(Experts):
+    """No experts but heads: position i reads the i-th token that the encoder has filled (TiTok, arXiv 2406.07550).
+
+    No position hears of another's token, so there is no order to learn. It is here to be compared with.
+    """
+
+    hear = False
+
+    def _attention(self, layer: int) -> dict[str, Tensor]:
+        raise ValueError("parallel heads have no layers: expert_depth is to be 0")
+
+    def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
+        # alone, a position is told by how many tokens came before it
+        first = memory.shape[1] - self.config.latents if visible is None else self.start
+        return memory[:, first : first + len(query)].transpose(0, 1)
 
 
 def _stack(n: int, rows: int, columns: int) -> Tensor:

@@ -118,7 +118,8 @@ class Trainer:
             return
         if phase.stage > 0:
             model.mocet.experts[phase.stage].grow_from(model.mocet.experts[phase.stage - 1])
-        initialise_stage(model.eval(), phase.stage, self._sample(self.config.train.initialisation_images))
+        if count := self.config.train.initialisation_images:
+            initialise_stage(model.eval(), phase.stage, self._sample(count))
 
     def _begin_phase(self) -> None:
         """Freeze what the phase must not change; start anew what averages and optimises the rest."""
@@ -154,8 +155,9 @@ class Trainer:
         self.optimisers += [
             torch.optim.AdamW(groups[name], lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
             for name, rate in rates.items()
+            if groups[name]
         ]
-        self.rates = [train.muon_rate, *rates.values()]
+        self.rates = [train.muon_rate, *(rate for name, rate in rates.items() if groups[name])]
 
     def _set_rates(self, phase: Phase) -> None:
         """Warm up, hold, then fall linearly to nothing over the last half of the phase."""

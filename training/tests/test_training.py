@@ -10,6 +10,7 @@ import torch
 
 from nativetok.config import RunConfig
 from nativetok.data import load_images
+from nativetok.export import export_bundle
 from nativetok.initialise import initialise_stage
 from nativetok.metrics import psnr
 from nativetok.model import NativeTok, load_weights
@@ -153,3 +154,46 @@ def test_a_later_stage_leaves_the_tokens_of_released_weights_alone(
     assert torch.equal(continued.quantiser.codebook, released.quantiser.codebook)
     assert torch.equal(continued.encode(images, 8), released.encode(images, 8))
     assert not torch.equal(continued.decoder.output.weight, released.decoder.output.weight)
+
+
+@pytest.fixture(scope="session")
+def parallel_run(photos: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("parallel")
+    model = replace(CONFIG.model, stages=(12,), expert_kind="parallel", expert_depth=0)
+    train = replace(CONFIG.train, stage_images=(4800,), initialisation_images=0, linear_rate=1e-3)
+    Trainer(RunConfig(model, train), photos, photos, out).run()
+    return out
+
+
+def test_parallel_tokens_hear_of_no_other(parallel_run: Path, photos: np.ndarray) -> None:
+    model, images = load_weights(parallel_run / "weights.safetensors"), torch.from_numpy(photos[:8])
+    latents = model.encoder((images.permute(0, 3, 1, 2).float()) / 127.5 - 1)
+    codes, ids = model.mocet.generate(latents, model.quantiser, 12)
+    assert torch.equal(model.quantiser(model.mocet.predict(latents, codes, 0)), ids)
+    assert torch.equal(model.quantiser(model.mocet.predict(latents, codes.flip(1), 0)), ids)
+    # where experts hear of the tokens before, other tokens give other codes
+    torch.manual_seed(0)
+    causal = NativeTok(CONFIG.model).eval()
+    latents = causal.encoder((images.permute(0, 3, 1, 2).float()) / 127.5 - 1)
+    codes, _ = causal.mocet.generate(latents, causal.quantiser, 12)
+    assert not torch.equal(causal.mocet.predict(latents, codes, 2), causal.mocet.predict(latents, codes.flip(1), 2))
+
+
+def test_parallel_tokens_learn_from_random_weights(parallel_run: Path, photos: np.ndarray) -> None:
+    model, images = load_weights(parallel_run / "weights.safetensors"), torch.from_numpy(photos)
+    tokens = model.encode(images)
+    assert torch.equal(model.encode(images, 5), tokens[:, :5])
+    own = psnr(photos, model.decode(tokens).numpy()).mean()
+    others = psnr(photos, model.decode(tokens.roll(1, 0)).numpy()).mean()
+    assert own > others + 1
+
+
+def test_parallel_tokens_have_no_linear_start_and_no_bundle(
+    parallel_run: Path, photos: np.ndarray, tmp_path: Path
+) -> None:
+    model = load_weights(parallel_run / "weights.safetensors")
+    with pytest.raises(ValueError, match="initialisation_images is to be 0"):
+        initialise_stage(model, 0, torch.from_numpy(photos))
+    with pytest.raises(ValueError, match="no causal graphs"):
+        export_bundle(model, tmp_path / "bundle", "card", {}, {})
+    assert not (tmp_path / "bundle").exists()
