@@ -1,5 +1,5 @@
 // Tries what the service promises, one chapter after the other, and says what was seen of each promise.
-import { mkdir, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
@@ -42,11 +42,23 @@ const options = new Command('reliability')
       .default(Object.keys(chapters), 'all')
       .argParser(chapterNames),
   )
-  .option('--out <folder>', 'where to write the findings, as JSON and Markdown')
+  .option('--out <folder>', 'where to keep the findings, as JSON and Markdown; those of other chapters there stay')
   .parse()
   .opts<Options>()
 
-const found: { chapter: string; seconds: number; findings: Finding[] }[] = []
+/** What a chapter found, as it is kept. */
+interface Result {
+  chapter: string
+  date: string
+  machine: string
+  long: boolean
+  seed: number
+  seconds: number
+  findings: Finding[]
+}
+
+const machine = `${availableParallelism()} x ${cpus()[0]?.model.trim()}, Node ${process.version}`
+const results: Result[] = []
 for (const chapter of options.chapters) {
   const start = performance.now()
   const findings: Finding[] = []
@@ -54,22 +66,36 @@ for (const chapter of options.chapters) {
     findings.push(finding)
     console.error(`${finding.kept ? 'kept  ' : 'BROKEN'}  ${chapter}: ${finding.promise}: ${finding.figure}`)
   }
-  found.push({ chapter, seconds: Math.round((performance.now() - start) / 1000), findings })
+  const { long, seed } = options
+  const seconds = Math.round((performance.now() - start) / 1000)
+  results.push({ chapter, date: new Date().toISOString(), machine, long, seed, seconds, findings })
+  if (options.out !== undefined) await keep(results, options.out)
 }
-const table = tableOf(found.flatMap(({ findings }) => findings))
-console.log(table)
-if (options.out !== undefined) {
-  await mkdir(options.out, { recursive: true })
-  const machine = `${availableParallelism()} x ${cpus()[0]?.model.trim()}, Node ${process.version}`
-  const results = { date: new Date().toISOString(), machine, long: options.long, seed: options.seed, chapters: found }
-  await writeFile(join(options.out, 'results.json'), `${JSON.stringify(results, null, 2)}\n`)
-  await writeFile(join(options.out, 'results.md'), `${table}\n`)
-}
-process.exitCode = found.every(({ findings }) => findings.every(({ kept }) => kept)) ? 0 : 1
+console.log(tableOf(results))
+process.exitCode = results.every(({ findings }) => findings.every(({ kept }) => kept)) ? 0 : 1
 
-function tableOf(findings: Finding[]): string {
-  const rows = findings.map(({ promise, figure, kept }) => `| ${promise} | ${figure} | ${kept ? 'yes' : '**no**'} |`)
-  return ['| promise | seen | kept |', '| --- | --- | --- |', ...rows].join('\n')
+/** Writes results beside those of chapters that did not run this time. */
+async function keep(results: Result[], folder: string): Promise<void> {
+  const file = join(folder, 'results.json')
+  const before = await readFile(file, 'utf8').then(
+    (text) => JSON.parse(text) as Result[],
+    () => [],
+  )
+  const all = Object.keys(chapters).flatMap(
+    (name) => [...results, ...before].find(({ chapter }) => chapter === name) ?? [],
+  )
+  await mkdir(folder, { recursive: true })
+  await writeFile(file, `${JSON.stringify(all, null, 2)}\n`)
+  await writeFile(join(folder, 'results.md'), `${tableOf(all)}\n`)
+}
+
+function tableOf(results: Result[]): string {
+  const rows = results.flatMap(({ chapter, findings }) =>
+    findings.map(
+      ({ promise, figure, kept }) => `| \`${chapter}\` | ${promise} | ${figure} | ${kept ? 'yes' : '**no**'} |`,
+    ),
+  )
+  return ['| chapter | promise | seen | kept |', '| --- | --- | --- | --- |', ...rows].join('\n')
 }
 
 function chapterNames(text: string): string[] {

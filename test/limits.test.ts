@@ -63,6 +63,9 @@ test('too many images, whatever they come in', () =>
     await problem(expected, 'POST', '/encode', post(service, '/encode', formOf(four)))
     const images = four.map((photo) => photo.toString('base64'))
     await problem(expected, 'POST', '/encode', post(service, '/encode', JSON.stringify({ images }), asJson))
+    // They are counted before any is read.
+    const broken = JSON.stringify({ images: ['?', '?', '?', '?'] })
+    await problem(expected, 'POST', '/encode', post(service, '/encode', broken, asJson))
     await problem(expected, 'POST', '/decode', post(service, '/decode', '{"tokens":[[1],[2],[3],[4]]}', asJson))
     assert.equal((await post(service, '/encode', formOf(photos.slice(0, 3)))).status, 200)
     assert.equal(
@@ -84,7 +87,10 @@ test('too many bytes, announced or not, in one part or in all', () =>
     const many = formOf([...photos, ...photos, ...photos])
     await problem(expected, 'POST', '/encode', stream(service, many))
     const text = JSON.stringify({ tokens: Array(3000).fill(1) })
-    await problem({ ...expected, detail: /5000/ }, 'POST', '/decode', post(service, '/decode', text, asJson))
+    for (const type of ['application/json', 'Application/JSON; charset=utf-8']) {
+      const posted = post(service, '/decode', text, { 'content-type': type })
+      await problem({ ...expected, detail: /5000/ }, 'POST', '/decode', posted)
+    }
     // The connection lives on, and so does the server.
     assert.equal((await post(service, '/encode', formOf(photos.slice(0, 1)))).status, 200)
   }))
