@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,18 +117,24 @@ class Generator(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none") / math.log(2)
 
     @torch.no_grad()
-    def sample(self, labels: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Draw sequences int64 [B, length] of classes int64 [B]."""
+    def grow(
+        self, labels: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        """Draw sequences of classes int64 [B] token by token: yields int64 [B], `length` times."""
         caches: list[Cache | None] = [None] * len(self.blocks)
-        x, tokens = self.label(labels), []
+        x = self.label(labels)
         for position in self.position:
             x = (x + position)[:, None]
             for i, block in enumerate(self.blocks):
                 x, caches[i] = block(x, caches[i])
             odds = (self.head(self.norm(x[:, 0])).float() / temperature).softmax(-1)
-            tokens.append(torch.multinomial(odds, 1, generator=generator)[:, 0])
-            x = self.token(tokens[-1])
-        return torch.stack(tokens, dim=1)
+            token = torch.multinomial(odds, 1, generator=generator)[:, 0]
+            yield token
+            x = self.token(token)
+
+    def sample(self, labels: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Draw sequences int64 [B, length] of classes int64 [B]."""
+        return torch.stack(list(self.grow(labels, temperature, generator)), dim=1)
 
 
 def save_generator(model: Generator, path: Path) -> None:
@@ -160,19 +166,19 @@ class Split:
     classes: Tensor
 
 
-def tokenize(tokenizer: NativeTok, photos: NDArray[np.uint8], batch: int = 64) -> Tensor:
-    """Tokens int64 [N, L] of photos uint8 [N, H, W, 3], with a bar of progress."""
+def tokenize(tokenizer: NativeTok, photos: NDArray[np.uint8], length: int, batch: int = 64) -> Tensor:
+    """Tokens int64 [N, length] of photos uint8 [N, H, W, 3], with a bar of progress."""
     batches = torch.from_numpy(photos).split(batch)
-    return torch.cat([tokenizer.encode(part) for part in tqdm(batches, unit="batch", desc="tokenize")])
+    return torch.cat([tokenizer.encode(part, length) for part in tqdm(batches, unit="batch", desc="tokenize")])
 
 
-def load_split(root: Path, split: str, tokenizer: NativeTok, names: Sequence[str]) -> Split:
-    """A split's photos, tokenized; `names` are the labels that have a class, in the order of the classes."""
+def load_split(root: Path, split: str, tokenizer: NativeTok, length: int, names: Sequence[str]) -> Split:
+    """A split's photos with so many tokens each; `names` are the labels that have a class, in their order."""
     keys, photos = load_keyed_images(find_split(root, split), tokenizer.config.image_size)
     labels = load_labels(root / "labels.csv")
     classes = {name: i for i, name in enumerate(names)}
     picked = torch.tensor([classes.get(labels.get(key, ""), len(names)) for key in keys])
-    return Split(photos, tokenize(tokenizer, photos), picked)
+    return Split(photos, tokenize(tokenizer, photos, length), picked)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -246,6 +252,11 @@ def draw(
     return decode(tokenizer, torch.cat([model.sample(part, temperature, random) for part in batches]))
 
 
+def prefix_lengths(length: int) -> list[int]:
+    """Powers of two up to a length, and the length."""
+    return sorted({*(2**k for k in range(length.bit_length())), length})
+
+
 def contact_sheet(images: NDArray[np.uint8]) -> Image.Image:
     """Images uint8 [N, H, W, 3] in rows of twelve."""
     rows = [images[i : i + SHEET_COLUMNS] for i in range(0, len(images) - SHEET_COLUMNS + 1, SHEET_COLUMNS)]
@@ -259,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classifier", type=Path, required=True, help="a classifier's weights: labels and features")
     parser.add_argument("--data", type=Path, required=True, help="data with train and val splits and labels.csv")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("--length", type=int, help="tokens of a sequence (default: all that the tokenizer has)")
     parser.add_argument("--sequences", type=int, default=72_000, help="the budget (default 72,000)")
     parser.add_argument("--samples", type=int, default=5000, help="of the Fréchet distance (default 5,000)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
@@ -267,11 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     torch.manual_seed(options.seed)
     tokenizer, classifier = load_weights(options.weights), load_classifier(options.classifier)
-    training = load_split(options.data, "train", tokenizer, classifier.labels)
-    held = load_split(options.data, "val", tokenizer, classifier.labels)
-    mirrored = tokenize(tokenizer, np.ascontiguousarray(training.photos[:, :, ::-1]))
     config = tokenizer.config
-    model = Generator(GeneratorConfig(classifier.labels, config.codebook_size, config.length))
+    length = options.length or config.length
+    training = load_split(options.data, "train", tokenizer, length, classifier.labels)
+    held = load_split(options.data, "val", tokenizer, length, classifier.labels)
+    mirrored = tokenize(tokenizer, np.ascontiguousarray(training.photos[:, :, ::-1]), length)
+    model = Generator(GeneratorConfig(classifier.labels, config.codebook_size, length))
     tokens, classes = torch.cat([training.tokens, mirrored]), training.classes.repeat(2)
     log = train(model, tokens, classes, options.sequences, held, options.seed)
     save_generator(model, options.out / "generator.safetensors")
@@ -287,9 +300,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sequences": options.sequences,
         "seed": options.seed,
         "temperature": options.temperature,
-        "psnr": float(psnr(held.photos, decode(tokenizer, held.tokens)).mean()),
         "bits_by_position": [round(float(b), 4) for b in bits],
-        "bits": float(bits.sum()),
+        "prefixes": {
+            str(k): {
+                "bits": float(bits[:k].sum()),
+                "psnr": float(psnr(held.photos, decode(tokenizer, held.tokens[:, :k])).mean()),
+            }
+            for k in prefix_lengths(length)
+        },
         "samples": len(samples),
         "frechet": frechet_distance(photos, embed(classifier, samples)),
         # what the tokenizer alone costs: the generator's samples can hardly come nearer to the photos
@@ -300,7 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     (options.out / "generator.json").write_text(json.dumps(figures, indent=2) + "\n")
     contact_sheet(samples[: 6 * SHEET_COLUMNS]).save(options.out / "samples.png", optimize=True)
-    print(f"{figures['bits']:.1f} bits a sequence, PSNR {figures['psnr']:.2f} dB, Fréchet {figures['frechet']:.2f}")
+    whole = figures["prefixes"][str(length)]
+    print(f"{whole['bits']:.1f} bits a sequence, PSNR {whole['psnr']:.2f} dB, Fréchet {figures['frechet']:.2f}")
 
 
 if __name__ == "__main__":

@@ -369,11 +369,14 @@ def main() -> None:
         "--out", type=Path, required=True, help="the run's folder: checkpoints, log.csv, weights.safetensors"
     )
     parser.add_argument("--from-weights", type=Path, help="start from released weights instead of from nothing")
+    parser.add_argument("--seed", type=int, help="instead of the configuration's")
     args = parser.parse_args()
     # Attention far outside a head's window is so faint that gradients through it are denormal numbers, which processors
     # multiply over twenty times slower. Threads inherit the setting, so it comes before the first of them starts.
     torch.set_flush_denormal(True)
     config = RunConfig.load(args.config)
+    if args.seed is not None:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, seed=args.seed))
     size = config.model.image_size
     images = load_images(find_split(args.data, "train"), size)
     validation = load_images(find_split(args.data, "val"), size)

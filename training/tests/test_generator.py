@@ -89,7 +89,7 @@ def test_training_learns_a_rule_between_tokens() -> None:
     # a token is the one before plus 1 or 2, by the class
     tokens = (first + torch.arange(6) * (classes[:, None] + 1)) % 16
     model = Generator(CONFIG)
-    log = train(model, tokens, classes, 30_000, Split(np.empty(0, np.uint8), tokens[:64], classes[:64]))
+    log = train(model, tokens, classes, 20_000, Split(np.empty(0, np.uint8), tokens[:64], classes[:64]))
     bits = bits_by_position(model, Split(np.empty(0, np.uint8), tokens[:64], classes[:64]))
     assert bits[0] == pytest.approx(math.log2(16), abs=0.5)
     assert bits[1:].max() < 0.5
@@ -106,9 +106,9 @@ def test_released_form_says_the_same(generator: Generator, tmp_path: Path) -> No
 
 def test_a_split_has_tokens_and_classes_of_its_photos(data: Path) -> None:
     tokenizer = load_weights(WEIGHTS / "nativetok-128.safetensors")
-    split = load_split(data, "val", tokenizer, ["airplanes", "rose"])
+    split = load_split(data, "val", tokenizer, 8, ["airplanes", "rose"])
     assert len(split.photos) == len(split.tokens) == len(split.classes)
-    assert split.tokens[:2].equal(tokenizer.encode(torch.from_numpy(split.photos[:2])))
+    assert split.tokens[:2].equal(tokenizer.encode(torch.from_numpy(split.photos[:2]), 8))
     assert set(split.classes.tolist()) <= {0, 1, 2}
     assert 2 in split.classes
 
@@ -118,14 +118,17 @@ def test_the_command_writes_figures_and_samples(data: Path, tmp_path: Path) -> N
         [
             *("--weights", str(WEIGHTS / "nativetok-128.safetensors")),
             *("--classifier", str(WEIGHTS / "classifier.safetensors")),
-            *("--data", str(data), "--out", str(tmp_path), "--sequences", "64", "--samples", "24"),
+            *("--data", str(data), "--out", str(tmp_path), "--length", "32", "--sequences", "64", "--samples", "24"),
         ]
     )
     figures = json.loads((tmp_path / "generator.json").read_text())
-    assert len(figures["bits_by_position"]) == 128
-    assert figures["bits"] == pytest.approx(sum(figures["bits_by_position"]), abs=0.1)
+    assert len(figures["bits_by_position"]) == 32
+    prefixes = figures["prefixes"]
+    assert list(prefixes) == ["1", "2", "4", "8", "16", "32"]
+    assert prefixes["32"]["bits"] == pytest.approx(sum(figures["bits_by_position"]), abs=0.1)
+    assert prefixes["32"]["psnr"] > prefixes["8"]["psnr"] > prefixes["1"]["psnr"]
     # hardly trained, a token costs about what chance does, and samples are further from photos than reconstructions
-    assert figures["bits"] / 128 == pytest.approx(12, abs=1)
+    assert prefixes["32"]["bits"] / 32 == pytest.approx(12, abs=1)
     assert figures["frechet"] > figures["frechet_reconstructions"]
     assert Image.open(tmp_path / "samples.png").size == (12 * 128, 2 * 128)
     model = load_generator(tmp_path / "generator.safetensors")
