@@ -89,7 +89,7 @@ def test_training_learns_a_rule_between_tokens() -> None:
     # a token is the one before plus 1 or 2, by the class
     tokens = (first + torch.arange(6) * (classes[:, None] + 1)) % 16
     model = Generator(CONFIG)
-    log = train(model, tokens, classes, 20_000, Split(np.empty(0, np.uint8), tokens[:64], classes[:64]))
+    log = train(model, tokens, classes, 40_000, Split(np.empty(0, np.uint8), tokens[:64], classes[:64]))
     bits = bits_by_position(model, Split(np.empty(0, np.uint8), tokens[:64], classes[:64]))
     assert bits[0] == pytest.approx(math.log2(16), abs=0.5)
     assert bits[1:].max() < 0.5
