@@ -1,0 +1,69 @@
+"""Samples an image of a class and lets the running service draw it while it grows, into an animation.
+
+python examples/generator/sample.py --weights generator.safetensors --label sunflowers --out sunflowers.webp
+"""
+
+import argparse
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from nativetok.generator import Generator, load_generator
+
+FRAME_MS = 80
+LAST_FRAME_MS = 2000
+
+
+def frames(generator: Generator, label: int, url: str, temperature: float, seed: int) -> Iterator[Image.Image]:
+    """Draw one sequence token by token and yield what the service shows of it after each.
+
+    Raises SystemExit with the service's own words when it refuses.
+    """
+    random = torch.Generator().manual_seed(seed)
+    tokens: list[int] = []
+    for token in generator.grow(torch.tensor([label]), temperature, random):
+        tokens.append(int(token))
+        yield decode(url, tokens)
+
+
+def decode(url: str, tokens: list[int]) -> Image.Image:
+    """The picture that the service draws of a sequence, whole or still growing."""
+    body = json.dumps({"tokens": tokens}).encode()
+    request = urllib.request.Request(f"{url}/decode?format=png", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return Image.open(io.BytesIO(answer.read())).convert("RGB")
+    except urllib.error.HTTPError as error:
+        raise SystemExit(f"{url}: {json.load(error)['detail']}") from None
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="a generator's weights, .safetensors")
+    parser.add_argument("--label", required=True, help="what to draw; `list` names what there is")
+    parser.add_argument("--out", type=Path, help="the animation, .webp or .gif (default LABEL.webp)")
+    parser.add_argument("--url", default="http://localhost:8080", help="the service (default %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="lower is more usual (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="another gives another picture (default 0)")
+    options = parser.parse_args()
+
+    generator = load_generator(options.weights)
+    labels = generator.config.labels
+    if options.label not in labels:
+        parser.exit(0 if options.label == "list" else 2, "labels: " + ", ".join(labels) + "\n")
+    shown = list(frames(generator, labels.index(options.label), options.url, options.temperature, options.seed))
+    out = options.out or Path(f"{options.label}.webp")
+    durations = [FRAME_MS] * (len(shown) - 1) + [LAST_FRAME_MS]
+    shown[0].save(out, save_all=True, append_images=shown[1:], duration=durations, loop=0)
+    print(f"{out}: {len(shown)} tokens")
+
+
+if __name__ == "__main__":
+    main()
