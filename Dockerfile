@@ -27,6 +27,8 @@ COPY --from=cuda-dependencies /app/node_modules node_modules
 COPY models models
 COPY src src
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cuda
+# glibc would keep memory apart for each thread that opens images.
+ENV MALLOC_ARENA_MAX=2
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
@@ -40,6 +42,8 @@ COPY --from=dependencies /app/node_modules node_modules
 COPY models models
 COPY src src
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cpu
+# glibc would keep memory apart for each thread that opens images.
+ENV MALLOC_ARENA_MAX=2
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \

@@ -49,7 +49,7 @@ export async function until(condition: () => boolean | Promise<boolean>, seconds
   if ((await secondsUntil(condition, seconds)) > seconds) throw new Error(`not so after ${seconds} s: ${condition}`)
 }
 
-/** The service in a process of its own, as a user runs it, on a free port. */
+/** The service in a process of its own, as `npm start` runs it, on a free port. */
 export class Service {
   /** Everything it has logged. */
   readonly lines: Record<string, unknown>[] = []
@@ -79,7 +79,10 @@ export class Service {
     const script = join(import.meta.dirname, '..', 'src', 'server.ts')
     const command = [...under, process.execPath, script, '--port', `${port}`, '--provider', 'cpu', ...flags]
     const [file, ...args] = command as [string, ...string[]]
-    this.#process = spawn(file, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } })
+    this.#process = spawn(file, args, {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, MALLOC_ARENA_MAX: '2', ...env },
+    })
     this.#process.stderr?.on('data', (text: Buffer) => {
       this.stderr += text
     })

@@ -122,6 +122,8 @@ async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceS
   const session = await InferenceSession.create(bytes, {
     executionProviders: [config.provider === 'cuda' ? { name: 'cuda', deviceId: config.device } : 'cpu'],
     intraOpNumThreads: config.threads,
+    // ONNX Runtime's own pool of memory grows with every size of batch and gives nothing back.
+    enableCpuMemArena: false,
     // Threads that wait busily take the cores from those that decode images.
     extra: { session: { intra_op: { allow_spinning: '0' } } },
   }).catch((error: unknown) => {

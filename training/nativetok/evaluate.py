@@ -25,26 +25,29 @@ GAP = 4
 LABEL_WIDTH = 96
 
 
-def reconstruct(model: NativeTok, images: np.ndarray, batch: int = 32) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Encode images once and decode them at every stage length.
+def reconstruct(
+    model: NativeTok, images: np.ndarray, lengths: Sequence[int] | None = None, batch: int = 32
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Encode images once and decode prefixes of their tokens.
 
     Args:
         model: in evaluation mode; its device is where the work is done.
         images: uint8 [N,H,W,3] at the model's size.
+        lengths: of the prefixes, each 1..L; default the model's stages.
         batch: images at a time.
 
     Returns:
-        Tokens int64 [N,L], and for each stage length the reconstructions uint8 [N,H,W,3].
+        Tokens int64 [N,L], and for each length the reconstructions uint8 [N,H,W,3].
     """
     device = next(model.parameters()).device
-    stages = model.config.stages
+    lengths = lengths or model.config.stages
     tokens: list[np.ndarray] = []
-    decoded: dict[int, list[np.ndarray]] = {length: [] for length in stages}
+    decoded: dict[int, list[np.ndarray]] = {length: [] for length in lengths}
     with torch.inference_mode():
         for start in tqdm(range(0, len(images), batch), unit="batch", desc="evaluate"):
-            ids = model.encode(torch.from_numpy(images[start : start + batch]).to(device), stages[-1])
+            ids = model.encode(torch.from_numpy(images[start : start + batch]).to(device))
             tokens.append(ids.cpu().numpy())
-            for length in stages:
+            for length in lengths:
                 decoded[length].append(model.decode(ids[:, :length]).cpu().numpy())
     return np.concatenate(tokens), {length: np.concatenate(parts) for length, parts in decoded.items()}
 
@@ -128,14 +131,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and contact-sheet.png")
     parser.add_argument("--classifier", type=Path, help="a classifier's weights: adds the Fréchet distance")
+    parser.add_argument("--lengths", type=int, nargs="+", help="tokens to decode (default: the model's stages)")
     parser.add_argument("--batch", type=int, default=32, help="images at a time (default 32)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, help=f"cpu, cuda, cuda:1, ... (default {device})")
     options = parser.parse_args(arguments)
 
     model = load_weights(options.weights).to(options.device)
+    if wrong := [length for length in options.lengths or [] if not 1 <= length <= model.config.length]:
+        parser.error(f"--lengths {wrong[0]} is not within 1 and the model's {model.config.length}")
     images = load_images([path for root in options.data for path in find_split(root, "val")], model.config.image_size)
-    tokens, decoded = reconstruct(model, images, options.batch)
+    tokens, decoded = reconstruct(model, images, options.lengths, options.batch)
     classifier = load_classifier(options.classifier).to(options.device) if options.classifier else None
     figures = measure(images, tokens, decoded, model.config.codebook_size, classifier)
 

@@ -10,7 +10,7 @@ import argparse
 import itertools
 import json
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from nativetok.markdown import rebuild, table
 
 REPOSITORY = Path(__file__).parents[2]
 FIGURES = ("quality", "quality-other", "rate-distortion", "order")
@@ -35,16 +37,6 @@ STYLES: dict[str, dict[str, Any]] = {
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Tables
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in the source, too."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
 
 
 def quality_table(quality: Figures) -> str:
@@ -156,17 +148,6 @@ def blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
 
 def _counted(content: str, images: int) -> str:
     return f"{content}\n\n{images:,} photos."
-
-
-def rebuild(text: str, contents: Mapping[str, str]) -> str:
-    """Put each content between the markers of its name. Raises ValueError for markers that are not there once."""
-    for name, content in contents.items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        if text.count(begin) != 1 or text.count(end) != 1:
-            raise ValueError(f"{begin} and {end} have to stand in the text once")
-        before, after = text.split(begin)[0], text.split(end)[1]
-        text = f"{before}{begin}\n\n{content}\n\n{end}{after}"
-    return text
 
 
 # ---------------------------------------------------------------------------------------------------------------------

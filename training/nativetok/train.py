@@ -29,7 +29,13 @@ from nativetok.initialise import initialise_stage
 from nativetok.model import NativeTok, load_weights, save_weights, to_pixels
 from nativetok.muon import Muon
 
-LOG_COLUMNS = ["phase", "step", "images", "seconds", "images_per_second", "loss", "psnr", "val_psnr", "codebook_use"]
+LOG_COLUMNS = [
+    *("phase", "trained_parameters", "step", "images", "seconds", "cpu_seconds"),
+    *("images_per_second", "loss", "psnr", "val_psnr", "codebook_use"),
+]
+
+PLACE = ("phase", "seen", "total", "step", "seconds", "cpu_seconds")
+"""What says where in its schedule a run is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,23 @@ class Phase:
     stage: int
     images: int
     joint: bool
+
+
+class Clock:
+    """Runs from when it is made."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Gone since then."""
+        return time.perf_counter() - self._wall
+
+    @property
+    def cpu_seconds(self) -> float:
+        """That this process, with all its threads, has spent on processors since then."""
+        return time.process_time() - self._cpu
 
 
 class Trainer:
@@ -73,7 +96,8 @@ class Trainer:
         self.seen = 0  # images in this phase
         self.total = 0  # images in the run
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = 0.0  # of initialisation and training, not of validation
+        self.cpu_seconds = 0.0  # of the same, which other work on the machine does not stretch
         self._order_epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
         self.optimisers: list[torch.optim.Optimizer] = []
@@ -116,18 +140,27 @@ class Trainer:
         phase, model = self.phases[self.phase], self.model
         if phase.joint or self.started_from_weights:
             return
+        started = Clock()
         if phase.stage > 0:
             model.mocet.experts[phase.stage].grow_from(model.mocet.experts[phase.stage - 1])
         if count := self.config.train.initialisation_images:
             initialise_stage(model.eval(), phase.stage, self._sample(count))
+        self._spend(started)
+
+    def _spend(self, since: "Clock") -> None:
+        self.seconds += since.seconds
+        self.cpu_seconds += since.cpu_seconds
 
     def _begin_phase(self) -> None:
         """Freeze what the phase must not change; start anew what averages and optimises the rest."""
         phase = self.phases[self.phase]
+        experts_by_stage = self.model.mocet.experts
         self.model.requires_grad_(phase.stage == 0 or phase.joint)
-        self.model.mocet.experts[phase.stage].requires_grad_(True)
+        for later in experts_by_stage[phase.stage + 1 :]:
+            later.requires_grad_(False)
+        experts_by_stage[phase.stage].requires_grad_(True)
         self.model.decoder.requires_grad_(True)
-        for experts in self.model.mocet.experts:  # frozen ones normalise their codes as they will when released
+        for experts in experts_by_stage:  # frozen ones normalise their codes as they will when released
             experts.train(experts.query.requires_grad)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.ema_steps = 0
@@ -171,7 +204,7 @@ class Trainer:
         bar = tqdm(
             total=phase.images, initial=self.seen, desc=phase.name, unit=" images", smoothing=0.05, dynamic_ncols=True
         )
-        started, losses, psnrs, images = time.perf_counter(), [], [], 0
+        started, losses, psnrs, images = Clock(), [], [], 0
         while self.seen < phase.images:
             self._set_rates(phase)
             loss, psnr = self._train_step(phase)
@@ -184,14 +217,14 @@ class Trainer:
             bar.update(train.batch_size)
             bar.set_postfix(loss=f"{loss:.2f}", psnr=f"{psnr:.2f}", codes=f"{self._codes_in_use():.0%}")
             if self.step % train.validate_every == 0 or self.seen >= phase.images:
-                elapsed = time.perf_counter() - started
-                self.seconds += elapsed
+                elapsed = started.seconds
+                self._spend(started)
                 self._calibrate(phase)
                 val_psnr, use = self.validate(phase.stage)
                 self._log(phase, elapsed, images, losses, psnrs, val_psnr, use)
                 bar.write(f"{phase.name} {self.total} images: val PSNR {val_psnr} dB, codebook use {use:.0%}")
                 self._save("checkpoint.pt")
-                started, losses, psnrs, images = time.perf_counter(), [], [], 0
+                started, losses, psnrs, images = Clock(), [], [], 0
         bar.close()
 
     # -- one step
@@ -318,8 +351,9 @@ class Trainer:
         val_psnr: dict[int, float],
         use: float,
     ) -> None:
-        row = [phase.name, self.step, self.total, f"{self.seconds:.1f}", f"{images / elapsed:.1f}"]
-        row += [f"{np.mean(losses):.4f}", f"{np.mean(psnrs):.3f}"]
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        row = [phase.name, trained, self.step, self.total, f"{self.seconds:.1f}", f"{self.cpu_seconds:.1f}"]
+        row += [f"{images / elapsed:.1f}", f"{np.mean(losses):.4f}", f"{np.mean(psnrs):.3f}"]
         row += [" ".join(f"{length}:{psnr:.3f}" for length, psnr in val_psnr.items()), f"{use:.4f}"]
         path = self.out / "log.csv"
         new = not path.exists()
@@ -332,7 +366,7 @@ class Trainer:
     # -- checkpoints
 
     def _save(self, name: str) -> None:
-        state = {key: getattr(self, key) for key in ("phase", "seen", "total", "step", "seconds", "ema_steps")}
+        state = {key: getattr(self, key) for key in (*PLACE, "ema_steps")}
         state |= {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "rng": torch.get_rng_state()}
         state["optimisers"] = [optimiser.state_dict() for optimiser in self.optimisers]
         if self.device.type == "cuda":
@@ -344,7 +378,7 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Continue exactly where a checkpoint was written."""
         state = torch.load(path, map_location=self.device, weights_only=True)
-        for key in ("phase", "seen", "total", "step", "seconds"):
+        for key in PLACE:
             setattr(self, key, state[key])
         if self.phase < len(self.phases):
             self._begin_phase()

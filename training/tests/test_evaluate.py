@@ -95,3 +95,11 @@ def test_the_command_measures_what_the_weights_do_to_the_photos(photos: np.ndarr
         distance = frechet_distance(embed(classifier, small), embed(classifier, decoded))
         assert figure["frechet"] == pytest.approx(distance, rel=1e-3)
     assert Image.open(tmp_path / "out" / "contact-sheet.png").size == (96 + 12 * 68, 3 * 68 - 4)
+
+    weights, out = str(tmp_path / "weights.safetensors"), str(tmp_path / "out")
+    main(["--weights", weights, "--data", str(PHOTOS), "--out", out, "--lengths", "1", "8"])
+    lengths = json.loads((tmp_path / "out" / "evaluation.json").read_text())["lengths"]
+    assert list(lengths) == ["1", "8"]
+    assert lengths["1"]["psnr"] == pytest.approx(psnr(small, model.decode(tokens[:, :1]).numpy()).mean(), abs=1e-3)
+    with pytest.raises(SystemExit):
+        main(["--weights", weights, "--data", str(PHOTOS), "--out", out, "--lengths", "9"])

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nativetok.results import FIGURES, REPOSITORY, main, quality_table, rebuild, table
+from nativetok.markdown import rebuild, table
+from nativetok.results import FIGURES, REPOSITORY, main, quality_table
 
 
 @pytest.fixture

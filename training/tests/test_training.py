@@ -60,6 +60,16 @@ def test_loss_falls_and_log_can_be_plotted(run: Path) -> None:
     assert float(rows[-1]["val_psnr"].split(":")[1]) > float(rows[0]["val_psnr"].split(":")[1])
 
 
+def test_a_later_stage_trains_its_experts_and_the_decoder_alone(run: Path) -> None:
+    with (run / "log.csv").open() as file:
+        trained = {row["phase"]: int(row["trained_parameters"]) for row in csv.DictReader(file)}
+    model = NativeTok(CONFIG.model)
+    _, second, third = (sum(p.numel() for p in experts.parameters()) for experts in model.mocet.experts)
+    decoder = sum(p.numel() for p in model.decoder.parameters())
+    assert (trained["stage-2"], trained["stage-3"]) == (second + decoder, third + decoder)
+    assert trained["stage-1"] == sum(p.numel() for p in model.parameters()) - second - third
+
+
 def test_later_stages_leave_earlier_tokens_alone(run: Path, photos: np.ndarray) -> None:
     images = torch.from_numpy(photos)
     first, second, third = (model_after(run, f"stage-{n}") for n in (1, 2, 3))

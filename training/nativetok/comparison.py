@@ -1,0 +1,218 @@
+"""Tables and plots of tokenizers trained alike but for one thing, from what their runs wrote (training/configs/order).
+
+A folder a run, named CONFIGURATION-sSEED, holds the `training.json` and `log.csv` of `nativetok.train`, the
+`evaluation.json` of `nativetok.evaluate` and, where a generator was trained on the tokens, the `generator.json` of
+`nativetok.generator`.
+"""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nativetok.markdown import table
+
+# How each configuration is called, and drawn: colour by where its tokens come from, dashed without tail drop.
+NAMES = {
+    "cross": "experts",
+    "cross-random": "experts, random start",
+    "cross-whole": "experts, no tail drop",
+    "parallel": "parallel, random start",
+    "parallel-whole": "parallel, random start, no tail drop",
+    "self": "self-attending experts",
+    "hierarchical": "stages",
+    "hierarchical-joint": "stages, then all",
+}
+STYLES: dict[str, dict[str, Any]] = {
+    "cross": {"color": "#D55E00"},
+    "cross-random": {"color": "#E69F00"},
+    "cross-whole": {"color": "#D55E00", "linestyle": "--"},
+    "parallel": {"color": "#0072B2"},
+    "parallel-whole": {"color": "#0072B2", "linestyle": "--"},
+    "self": {"color": "#CC79A7"},
+    "hierarchical": {"color": "#009E73"},
+    "hierarchical-joint": {"color": "#009E73", "linestyle": "--"},
+}
+TARGETS = (14.0, 15.0, 16.0, 17.0, 18.0)
+"""Qualities, dB, at which what a picture costs is compared."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run wrote. `generator` is None where none was trained."""
+
+    config: str
+    seed: int
+    training: dict[str, Any]
+    evaluation: dict[str, Any]
+    log: list[dict[str, str]]
+    generator: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """What the run is called in tables and plots."""
+        return NAMES[self.config] + (f", seed {self.seed}" if self.seed else "")
+
+    @property
+    def minutes(self) -> float:
+        """Processor time that it trained for, initialisation included."""
+        return float(self.log[-1]["cpu_seconds"]) / 60
+
+    def psnr(self, length: int) -> float:
+        """PSNR of a prefix on val, dB."""
+        return float(self.evaluation["lengths"][str(length)]["psnr"])
+
+    def progress(self, length: int) -> list[tuple[float, float]]:
+        """Minutes and validation PSNR of a prefix, dB, at each line of the log whose stage reaches so far."""
+        points = []
+        for row in self.log:
+            said = dict(part.split(":") for part in row["val_psnr"].split())
+            if str(length) in said:
+                points.append((float(row["cpu_seconds"]) / 60, float(said[str(length)])))
+        return points
+
+
+def load_runs(folder: Path) -> list[Run]:
+    """Every run in a folder, in the order of NAMES, then by seed. Raises ValueError for a name that is not there."""
+    runs = []
+    for path in sorted(p for p in folder.iterdir() if p.is_dir()):
+        config, _, seed = path.name.rpartition("-s")
+        if config not in NAMES or not seed.isdigit():
+            raise ValueError(f"{path}: a run is called CONFIGURATION-sSEED, with one of {', '.join(NAMES)}")
+        with (path / "log.csv").open(newline="") as file:
+            log = list(csv.DictReader(file))
+        generator = path / "generator.json"
+        runs.append(
+            Run(
+                config,
+                int(seed),
+                json.loads((path / "training.json").read_text()),
+                json.loads((path / "evaluation.json").read_text()),
+                log,
+                json.loads(generator.read_text()) if generator.exists() else None,
+            )
+        )
+    return sorted(runs, key=lambda run: (list(NAMES).index(run.config), run.seed))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def generators_table(runs: Sequence[Run]) -> str:
+    """What each tokenizer's sequences cost a generator, and how near its samples come to the photos."""
+    rows = []
+    for run in runs:
+        if not (figures := run.generator):
+            continue
+        bits = np.array(figures["bits_by_position"])
+        rows.append(
+            [
+                run.name,
+                f"{run.psnr(len(bits)):.2f}",
+                *(f"{part.mean():.2f}" for part in (bits[:1], bits[1:8], bits[8:])),
+                f"{bits.sum():.1f}",
+                f"{figures['frechet_reconstructions']:.1f}",
+                f"{figures['frechet']:.1f}",
+            ]
+        )
+    header = ["tokenizer", "PSNR, dB", "bits: token 1", "2-8", "9 on", "whole", "Fréchet: reconstructions", "samples"]
+    return table(header, rows)
+
+
+def cost_table(runs: Sequence[Run]) -> str:
+    """Bits that a generator spends on the shortest prefix that draws so well, by interpolation between prefixes."""
+    rows = []
+    for run in runs:
+        if run.generator:
+            bits, psnr = _cost(run)
+            costs = np.interp(TARGETS, psnr, bits, left=np.nan, right=np.nan)
+            rows.append([run.name, *("" if np.isnan(cost) else f"{cost:.1f}" for cost in costs)])
+    return table(["tokenizer", *(f"{target:.0f} dB" for target in TARGETS)], rows)
+
+
+def _cost(run: Run) -> tuple[list[float], list[float]]:
+    """Bits and PSNR of the prefixes from the shortest on, as far as more tokens draw better."""
+    assert run.generator
+    bits: list[float] = []
+    psnr: list[float] = []
+    for prefix in run.generator["prefixes"].values():
+        if not psnr or prefix["psnr"] > psnr[-1]:
+            bits.append(prefix["bits"])
+            psnr.append(prefix["psnr"])
+    return bits, psnr
+
+
+def prefixes_table(runs: Sequence[Run], configs: Sequence[str]) -> str:
+    """PSNR by prefix length."""
+    chosen = [run for run in runs if run.config in configs]
+    lengths = list(chosen[0].evaluation["lengths"]) if chosen else []
+    rows = [[run.name, *(f"{run.psnr(int(length)):.2f}" for length in lengths)] for run in chosen]
+    return table(["tokens", *lengths], rows)
+
+
+def budgets_table(runs: Sequence[Run], configs: Sequence[str]) -> str:
+    """Images, time and quality of runs, with the parameters that each phase trains."""
+    rows = []
+    for run in runs:
+        if run.config not in configs:
+            continue
+        phases = {row["phase"]: int(row["trained_parameters"]) for row in run.log}
+        rows.append(
+            [
+                run.name,
+                " / ".join(f"{count / 1e6:.1f}" for count in phases.values()),
+                f"{run.training['images_seen']:,}",
+                f"{run.minutes:.0f}",
+                *(f"{run.psnr(length):.2f}" for length in (1, 8, 16, 32)),
+            ]
+        )
+    header = ["tokenizer", "million parameters trained", "images", "minutes", "1 token", "8", "16", "32"]
+    return table(header, rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plots
+
+
+def draw_generators(runs: Sequence[Run]) -> Figure:
+    """Bits by position, and PSNR against the bits that were spent on it."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    by_position, quality = figure.subplots(1, 2)
+    for run in runs:
+        if not run.generator:
+            continue
+        bits = run.generator["bits_by_position"]
+        by_position.plot(range(1, len(bits) + 1), bits, **_style(run))
+        quality.plot(*_cost(run), **_style(run), marker=".")
+    by_position.set(title="What a token costs the generator", xlabel="position", ylabel="bits")
+    quality.set(title="Quality of the prefixes", xlabel="bits spent on it by the generator", ylabel="PSNR, dB")
+    _finish(figure, (by_position, quality))
+    return figure
+
+
+def draw_training(runs: Sequence[Run], length: int) -> Figure:
+    """Validation PSNR of a length over the minutes of training."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    ax = figure.subplots()
+    for run in runs:
+        ax.plot(*zip(*run.progress(length), strict=True), **_style(run), marker=".")
+    ax.set(title=f"{length} tokens while training", xlabel="minutes on one core", ylabel="PSNR, dB")
+    _finish(figure, (ax,))
+    return figure
+
+
+def _style(run: Run) -> dict[str, Any]:
+    return {**STYLES[run.config], "alpha": 0.6 if run.seed else 1.0, "label": run.name}
+
+
+def _finish(figure: Figure, axes: Sequence[Axes]) -> None:
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
