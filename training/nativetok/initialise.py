@@ -128,7 +128,7 @@ def _principal_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _whitening(rows: Tensor) -> Tensor:
     """The map [D, D] that gives centred rows [M, D] variance 1 in every direction, less where there is next to none."""
     variances, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
-    return vectors * (variances + 1e-4 * variances.max() + 1e-8).rsqrt()
+    return vectors * (variances + 1e-4 * variances.max() + 1e-6).rsqrt()
 
 
 def _regression(inputs: Tensor, outputs: Tensor, ridge: float = 0.02) -> Tensor:

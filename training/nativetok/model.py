@@ -576,9 +576,14 @@ class Decoder(nn.Module):
 
 
 def save_weights(model: NativeTok, path: Path) -> None:
-    """Write the released form of a model: fp16 safetensors with the configuration in its metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the released form of a model: fp16 safetensors with the configuration in its metadata.
+
+    Raises ValueError that names weights which fp16 cannot hold: they would be read as infinite.
+    """
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: beyond the range of fp16: {', '.join(wrong)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, metadata={"config": json.dumps(model.config.to_dict())})
 
 

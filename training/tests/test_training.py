@@ -13,7 +13,7 @@ from nativetok.data import load_images
 from nativetok.export import export_bundle
 from nativetok.initialise import initialise_stage
 from nativetok.metrics import psnr
-from nativetok.model import NativeTok, load_weights
+from nativetok.model import NativeTok, load_weights, save_weights
 from nativetok.train import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -141,6 +141,15 @@ def test_resumed_run_is_the_same_run(photos: np.ndarray, tmp_path: Path, kind: s
     whole, again = (load_weights(tmp_path / name / "weights.safetensors") for name in ("whole", "stopped"))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_weights_that_fp16_cannot_hold_are_not_released(tmp_path: Path) -> None:
+    model = NativeTok(CONFIG.model)
+    with torch.no_grad():
+        model.mocet.experts[0].weights["told"][1, 0, 0] = 7e4
+    with pytest.raises(ValueError, match="told"):
+        save_weights(model, tmp_path / "weights.safetensors")
+    assert not (tmp_path / "weights.safetensors").exists()
 
 
 def test_released_weights_can_be_trained_on(run: Path, photos: np.ndarray, tmp_path: Path) -> None:
