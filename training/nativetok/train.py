@@ -380,11 +380,12 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         for key in PLACE:
             setattr(self, key, state[key])
-        if self.phase < len(self.phases):
-            self._begin_phase()
-            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(saved)
         self.model.load_state_dict(state["model"])
+        if self.phase == len(self.phases):
+            return  # there is nothing left to train
+        self._begin_phase()
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.ema.load_state_dict(state["ema"])
         self.ema_steps = state["ema_steps"]
         torch.set_rng_state(state["rng"].cpu())

@@ -143,6 +143,15 @@ def test_resumed_run_is_the_same_run(photos: np.ndarray, tmp_path: Path, kind: s
         assert torch.equal(value, again.state_dict()[name]), name
 
 
+def test_a_finished_run_stays_as_it_is(run: Path, photos: np.ndarray) -> None:
+    files = [run / name for name in ("weights.safetensors", "training.json", "log.csv")]
+    before = [file.read_bytes() for file in files]
+    again = Trainer(CONFIG, photos, photos, run)
+    again.resume(run / "checkpoint.pt")
+    again.run()
+    assert [file.read_bytes() for file in files] == before
+
+
 def test_weights_that_fp16_cannot_hold_are_not_released(tmp_path: Path) -> None:
     model = NativeTok(CONFIG.model)
     with torch.no_grad():
