@@ -1,8 +1,8 @@
 """Tables and plots of tokenizers trained alike but for one thing, from what their runs wrote (training/configs/order).
 
 A folder a run, named CONFIGURATION-sSEED, holds the `training.json` and `log.csv` of `nativetok.train`, the
-`evaluation.json` of `nativetok.evaluate` and, where a generator was trained on the tokens, the `generator.json` of
-`nativetok.generator`.
+`evaluation.json` of `nativetok.evaluate` and, where there are such, the `generator.json` of `nativetok.generator` and
+the `graphs.json` of the exported bundle (bench/gpu/graphs.ts).
 """
 
 import csv
@@ -45,7 +45,7 @@ TARGETS = (14.0, 15.0, 16.0, 17.0, 18.0)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run wrote. `generator` is None where none was trained."""
+    """What a run wrote. `generator` is None where none was trained, `graphs` where no bundle was timed."""
 
     config: str
     seed: int
@@ -53,6 +53,7 @@ class Run:
     evaluation: dict[str, Any]
     log: list[dict[str, str]]
     generator: dict[str, Any] | None
+    graphs: dict[str, Any] | None
 
     @property
     def name(self) -> str:
@@ -87,17 +88,12 @@ def load_runs(folder: Path) -> list[Run]:
             raise ValueError(f"{path}: a run is called CONFIGURATION-sSEED, with one of {', '.join(NAMES)}")
         with (path / "log.csv").open(newline="") as file:
             log = list(csv.DictReader(file))
-        generator = path / "generator.json"
-        runs.append(
-            Run(
-                config,
-                int(seed),
-                json.loads((path / "training.json").read_text()),
-                json.loads((path / "evaluation.json").read_text()),
-                log,
-                json.loads(generator.read_text()) if generator.exists() else None,
-            )
+        training, evaluation = (json.loads((path / f"{name}.json").read_text()) for name in ("training", "evaluation"))
+        generator, graphs = (
+            json.loads(written.read_text()) if (written := path / f"{name}.json").exists() else None
+            for name in ("generator", "graphs")
         )
+        runs.append(Run(config, int(seed), training, evaluation, log, generator, graphs))
     return sorted(runs, key=lambda run: (list(NAMES).index(run.config), run.seed))
 
 
@@ -123,6 +119,32 @@ def generators_table(runs: Sequence[Run]) -> str:
             ]
         )
     header = ["tokenizer", "PSNR, dB", "bits: token 1", "2-8", "9 on", "whole", "Fréchet: reconstructions", "samples"]
+    return table(header, rows)
+
+
+def experts_table(runs: Sequence[Run]) -> str:
+    """Quality of kinds of experts, and what training and encoding with them take."""
+    rows = []
+    for run in runs:
+        if not run.graphs:
+            continue
+        encode = {
+            graph["batch"]: graph["batch"] * 1000 / graph["encodeImagesPerSecond"] for graph in run.graphs["graphs"]
+        }
+        images = run.training["images_seen"]
+        speed = images / (run.minutes * 60)
+        rows.append(
+            [
+                run.name,
+                f"{run.psnr(32):.2f}",
+                f"{images:,}",
+                f"{run.minutes:.0f}",
+                f"{speed:.1f}",
+                f"{encode[1]:.1f}",
+                f"{encode[32]:.0f}",
+            ]
+        )
+    header = ["experts", "PSNR, dB", "images", "minutes", "images/s", "encode 1, ms", "encode 32, ms"]
     return table(header, rows)
 
 

@@ -19,11 +19,15 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nativetok.comparison import Run, budgets_table, draw_training, load_runs
 from nativetok.markdown import rebuild, table
 
 REPOSITORY = Path(__file__).parents[2]
 FIGURES = ("quality", "quality-other", "rate-distortion", "order")
 Figures = Mapping[str, Any]
+
+# Which configurations of training/configs/order are set side by side.
+ORDERED = ("cross", "cross-random", "parallel")
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker each besides.
 STYLES: dict[str, dict[str, Any]] = {
@@ -124,7 +128,7 @@ def _octaves(length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise([0, *ends]))
 
 
-def blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
+def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str]:
     """What stands between the markers of docs/results.md, by their names."""
     order = figures["order"]
     val, train = order["images"]["val"], order["images"]["train"]
@@ -143,6 +147,7 @@ def blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
         ),
         "order-add": _counted(add_table(order), val),
         "order-tell": f"{tell_table(order)}\n\n{textwrap.fill(told, 120)}",
+        "ordered": budgets_table(runs, ORDERED),
     }
 
 
@@ -267,12 +272,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = parser.parse_args(arguments).root
 
     figures = {name: json.loads((root / "docs" / "results" / f"{name}.json").read_text()) for name in FIGURES}
+    runs = load_runs(root / "docs" / "results" / "runs")
     page, readme = root / "docs" / "results.md", root / "README.md"
-    page.write_text(rebuild(page.read_text(), blocks(figures)))
+    page.write_text(rebuild(page.read_text(), blocks(figures, runs)))
     readme.write_text(rebuild(readme.read_text(), {"quality": quality_table(figures["quality"])}))
     plots = {
         "rate-distortion": draw_rate_distortion(figures["rate-distortion"]),
         "order-curves": draw_order(figures["order"]),
+        "ordered": draw_training([run for run in runs if run.config in ORDERED], 32),
     }
     for name, plot in plots.items():
         plot.savefig(root / "docs" / "images" / f"{name}.png", dpi=110)

@@ -10,6 +10,7 @@ from nativetok.comparison import (
     cost_table,
     draw_generators,
     draw_training,
+    experts_table,
     generators_table,
     load_runs,
     prefixes_table,
@@ -17,9 +18,13 @@ from nativetok.comparison import (
 
 
 def write_run(
-    folder: Path, psnr: dict[int, float], bits: list[float] | None = None, log: list[dict[str, str]] | None = None
+    folder: Path,
+    psnr: dict[int, float],
+    bits: list[float] | None = None,
+    log: list[dict[str, str]] | None = None,
+    encode: dict[int, float] | None = None,
 ) -> None:
-    """A run's folder, as the commands write it."""
+    """A run's folder, as the commands write it. `encode`: milliseconds a batch."""
     folder.mkdir(parents=True)
     lengths = {str(length): {"psnr": value} for length, value in psnr.items()}
     (folder / "evaluation.json").write_text(json.dumps({"lengths": lengths}))
@@ -33,12 +38,20 @@ def write_run(
         prefixes = {str(k): {"bits": sum(bits[:k]), "psnr": psnr[k]} for k in psnr}
         generator = {"bits_by_position": bits, "prefixes": prefixes, "frechet": 50.0, "frechet_reconstructions": 20.25}
         (folder / "generator.json").write_text(json.dumps(generator))
+    if encode:
+        graphs = [{"batch": batch, "encodeImagesPerSecond": batch * 1000 / ms} for batch, ms in encode.items()]
+        (folder / "graphs.json").write_text(json.dumps({"graphs": graphs}))
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Any]:
     write_run(tmp_path / "parallel-s0", {1: 8.0, 8: 7.0, 16: 12.0, 32: 18.5}, [11.0] * 32)
-    write_run(tmp_path / "cross-s1", {1: 14.0, 8: 16.5, 16: 17.25, 32: 18.25}, [8.0] + [9.0] * 7 + [10.0] * 24)
+    write_run(
+        tmp_path / "cross-s1",
+        {1: 14.0, 8: 16.5, 16: 17.25, 32: 18.25},
+        [8.0] + [9.0] * 7 + [10.0] * 24,
+        encode={1: 8.5, 32: 200.0},
+    )
     log = [
         {"phase": "stage-1", "trained_parameters": "9000000", "cpu_seconds": "600", "val_psnr": "8:16.2"},
         {"phase": "stage-2", "trained_parameters": "6500000", "cpu_seconds": "1200", "val_psnr": "8:16.3 32:17.9"},
@@ -89,6 +102,11 @@ def test_prefixes_and_budgets(runs: list[Any]) -> None:
     assert cells(prefixes_table(runs, ("cross",)))[0][1:] == ["14.00", "16.50", "17.25", "18.25"]
     (row,) = cells(budgets_table(runs, ("hierarchical",)))
     assert row[1:] == ["9.0 / 6.5", "28,800", "25", "14.10", "16.60", "17.50", "18.40"]
+
+
+def test_what_experts_take(runs: list[Any]) -> None:
+    (row,) = cells(experts_table(runs))
+    assert row[1:] == ["18.25", "28,800", "30", "16.0", "8.5", "200"]
 
 
 def test_plots_show_a_line_a_run(runs: list[Any]) -> None:

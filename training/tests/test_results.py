@@ -26,8 +26,8 @@ def texts(root: Path) -> tuple[str, str]:
 def test_what_is_in_the_repository_is_what_the_command_makes(root: Path) -> None:
     main(["--root", str(root)])
     assert texts(root) == texts(REPOSITORY), "run python -m nativetok.results"
-    for name in ("rate-distortion", "order-curves"):
-        assert Image.open(root / "docs" / "images" / f"{name}.png").width > 1000
+    for name in ("rate-distortion", "order-curves", "ordered"):
+        assert Image.open(root / "docs" / "images" / f"{name}.png").width > 800
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -46,6 +46,15 @@ def test_a_figure_that_changes_changes_the_page(name: str, root: Path) -> None:
     page, readme = texts(root)
     assert page.count("77.77") == 1
     assert readme.count("77.77") == (name == "quality"), "README shows the quality on val alone"
+
+
+def test_a_run_that_changes_changes_the_page(root: Path) -> None:
+    file = root / "docs" / "results" / "runs" / "cross-s0" / "evaluation.json"
+    figures = json.loads(file.read_text())
+    figures["lengths"]["32"]["psnr"] = 77.77
+    file.write_text(json.dumps(figures))
+    main(["--root", str(root)])
+    assert texts(root)[0].count("77.77") == 1
 
 
 def test_only_what_is_between_markers_changes() -> None:
