@@ -98,6 +98,16 @@ class Generator(nn.Module):
                 residual = name.endswith(("out.weight", "mlp.2.weight"))
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.depth) if residual else 0.02)
 
+    @torch.no_grad()
+    def start_from(self, codebook: Tensor) -> None:
+        """Let tokens whose codes [K, C], each of length 1, are alike start alike, as input and as output.
+
+        What is seen of one is learned of its neighbours, too: each is seen but rarely.
+        """
+        for weight in (self.token.weight, self.head.weight):
+            weight.copy_(codebook @ torch.randn(codebook.shape[1], weight.shape[1]) * 0.02)
+        self.head.bias.zero_()
+
     @property
     def unlabelled(self) -> int:
         """The class of images without a label."""
@@ -285,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     held = load_split(options.data, "val", tokenizer, length, classifier.labels)
     mirrored = tokenize(tokenizer, np.ascontiguousarray(training.photos[:, :, ::-1]), length)
     model = Generator(GeneratorConfig(classifier.labels, config.codebook_size, length))
+    model.start_from(tokenizer.quantiser.codebook)
     tokens, classes = torch.cat([training.tokens, mirrored]), training.classes.repeat(2)
     log = train(model, tokens, classes, options.sequences, held, options.seed)
     save_generator(model, options.out / "generator.safetensors")

@@ -56,6 +56,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def test_tokens_of_like_codes_start_alike() -> None:
+    torch.manual_seed(0)
+    codes = torch.nn.functional.normalize(torch.randn(16, 3), dim=-1)
+    codes[5] = codes[9]
+    model = Generator(CONFIG).eval()
+    model.start_from(codes)
+    classes, tokens = torch.tensor([1]), torch.tensor([[5, 1, 2, 3, 4, 5]])
+    logits, others = model(classes, tokens), model(classes, torch.where(tokens == 5, 9, tokens))
+    assert torch.allclose(logits, others), "as input"
+    assert torch.allclose(logits[..., 5], logits[..., 9]), "as output"
+    assert not torch.allclose(logits[..., 5], logits[..., 1], atol=1e-4)
+
+
 def test_a_token_costs_what_it_does_given_those_before_it_alone(generator: Generator) -> None:
     classes, tokens = torch.tensor([0, 2]), torch.randint(16, (2, 6))
     bits = generator.bits(classes, tokens)
