@@ -7,7 +7,7 @@ the `graphs.json` of the exported bundle (bench/gpu/graphs.ts).
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 TARGETS = (14.0, 15.0, 16.0, 17.0, 18.0)
 """Qualities, dB, at which what a picture costs is compared."""
+REACHED = (17.75, 18.0, 18.1)
+"""Qualities, dB, until which the time is compared."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +164,18 @@ def cost_table(runs: Sequence[Run]) -> str:
 def _cost(run: Run) -> tuple[list[float], list[float]]:
     """Bits and PSNR of the prefixes from the shortest on, as far as more tokens draw better."""
     assert run.generator
-    bits: list[float] = []
-    psnr: list[float] = []
-    for prefix in run.generator["prefixes"].values():
-        if not psnr or prefix["psnr"] > psnr[-1]:
-            bits.append(prefix["bits"])
-            psnr.append(prefix["psnr"])
-    return bits, psnr
+    return _rising((prefix["bits"], prefix["psnr"]) for prefix in run.generator["prefixes"].values())
+
+
+def _rising(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """What was spent and the quality it gave, at the points better than all before them."""
+    spent: list[float] = []
+    quality: list[float] = []
+    for cost, psnr in points:
+        if not quality or psnr > quality[-1]:
+            spent.append(cost)
+            quality.append(psnr)
+    return spent, quality
 
 
 def prefixes_table(runs: Sequence[Run], configs: Sequence[str]) -> str:
@@ -197,6 +204,17 @@ def budgets_table(runs: Sequence[Run], configs: Sequence[str]) -> str:
         )
     header = ["tokenizer", "million parameters trained", "images", "minutes", "1 token", "8", "16", "32"]
     return table(header, rows)
+
+
+def times_table(runs: Sequence[Run], configs: Sequence[str], length: int) -> str:
+    """Minutes until a prefix draws the val photos that training looks at so well, by interpolation."""
+    rows = []
+    for run in runs:
+        if run.config in configs:
+            minutes, psnr = _rising(run.progress(length))
+            times = np.interp(REACHED, psnr, minutes, left=np.nan, right=np.nan)
+            rows.append([run.name, *("" if np.isnan(time) else f"{time:.0f}" for time in times)])
+    return table(["tokenizer", *(f"{target:.2f} dB" for target in REACHED)], rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
