@@ -20,32 +20,30 @@ RUN ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-node/script/inst
   && rm node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_tensorrt.so
 
 FROM ${CUDA_IMAGE} AS cuda
+RUN apt-get update && apt-get install -y --no-install-recommends libjemalloc2 && rm -rf /var/lib/apt/lists/*
 COPY --from=dependencies /usr/local/bin/node /usr/local/bin/node
 WORKDIR /app
-COPY package.json openapi.yaml LICENSE NOTICE.md ./
+COPY package.json openapi.yaml LICENSE NOTICE.md start.sh ./
 COPY --from=cuda-dependencies /app/node_modules node_modules
 COPY models models
 COPY src src
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cuda
-# glibc would keep memory apart for each thread that opens images.
-ENV MALLOC_ARENA_MAX=2
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["node", "-e", "fetch('http://127.0.0.1:' + process.env.NATIVETOK_PORT + '/health/ready').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-CMD ["node", "src/server.ts"]
+CMD ["./start.sh"]
 
 FROM ${NODE_IMAGE} AS cpu
+RUN apt-get update && apt-get install -y --no-install-recommends libjemalloc2 && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
-COPY package.json openapi.yaml LICENSE NOTICE.md ./
+COPY package.json openapi.yaml LICENSE NOTICE.md start.sh ./
 COPY --from=dependencies /app/node_modules node_modules
 COPY models models
 COPY src src
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cpu
-# glibc would keep memory apart for each thread that opens images.
-ENV MALLOC_ARENA_MAX=2
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["node", "-e", "fetch('http://127.0.0.1:' + process.env.NATIVETOK_PORT + '/health/ready').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
-CMD ["node", "src/server.ts"]
+CMD ["./start.sh"]

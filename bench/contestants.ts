@@ -33,7 +33,7 @@ export const contestants: Contestant[] = [
     title: 'this service',
     // As `npm start` has it.
     command: (place) => [
-      ...['env', 'MALLOC_ARENA_MAX=2', process.execPath, join(root, 'src', 'server.ts')],
+      join(root, 'start.sh'),
       ...['--provider', 'cpu', '--drain-delay', '0'],
       ...['--port', `${place.port}`, '--model', place.model],
     ],

@@ -76,12 +76,12 @@ export class Service {
 
   private constructor({ flags = [], env = {}, under = [], port = 0 }: ServiceOptions) {
     if (port !== 0) this.url = `http://127.0.0.1:${port}`
-    const script = join(import.meta.dirname, '..', 'src', 'server.ts')
-    const command = [...under, process.execPath, script, '--port', `${port}`, '--provider', 'cpu', ...flags]
+    const script = join(import.meta.dirname, '..', 'start.sh')
+    const command = [...under, script, '--port', `${port}`, '--provider', 'cpu', ...flags]
     const [file, ...args] = command as [string, ...string[]]
     this.#process = spawn(file, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, MALLOC_ARENA_MAX: '2', ...env },
+      env: { ...process.env, ...env },
     })
     this.#process.stderr?.on('data', (text: Buffer) => {
       this.stderr += text

@@ -1,0 +1,53 @@
+import assert from 'node:assert/strict'
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { delimiter, join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { promisify } from 'node:util'
+
+const script = join(import.meta.dirname, '..', 'start.sh')
+let folder: string
+
+/** What start.sh starts, with a `node` in its place that says what it was given. */
+async function started(flags: string[], env: Record<string, string> = {}) {
+  const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX, ...rest } = process.env
+  const path = [folder, process.env.PATH].join(delimiter)
+  const { stdout } = await promisify(execFile)(script, flags, { env: { ...rest, ...env, PATH: path } })
+  return JSON.parse(stdout) as { argv: string[]; preload: string; jemalloc: string; arenas: string }
+}
+
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'start-'))
+  const say = `const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX } = process.env
+    console.log(JSON.stringify({ argv: process.argv.slice(2), preload: LD_PRELOAD ?? '', jemalloc: MALLOC_CONF ?? '',
+      arenas: MALLOC_ARENA_MAX ?? '' }))`
+  await writeFile(join(folder, 'say.cjs'), say)
+  await writeFile(join(folder, 'node'), `#!/bin/sh\nexec "${process.execPath}" "${folder}/say.cjs" "$@"\n`)
+  await chmod(join(folder, 'node'), 0o755)
+})
+
+after(() => rm(folder, { recursive: true }))
+
+test('it starts the server with the flags as they are', async () => {
+  const { argv } = await started(['--port', '80 80', ''])
+  assert.deepEqual(argv.slice(1), ['--port', '80 80', ''])
+  assert.ok(existsSync(argv[0] ?? ''), 'the server is there')
+})
+
+test('jemalloc is loaded, with its settings, where there is one', async () => {
+  const { preload, jemalloc, arenas } = await started([])
+  assert.equal(arenas, '2')
+  if (preload === '') return assert.equal(jemalloc, '')
+  assert.ok(existsSync(preload), preload)
+  assert.match(jemalloc, /thp:always/)
+})
+
+test('what was set before stays', async () => {
+  const { preload: alone } = await started([])
+  const library = '/lib/nowhere.so'
+  const set = await started([], { LD_PRELOAD: library, MALLOC_CONF: 'narenas:1', MALLOC_ARENA_MAX: '7' })
+  assert.equal(set.preload, alone === '' ? library : `${library}:${alone}`)
+  assert.deepEqual([set.jemalloc, set.arenas], ['narenas:1', '7'])
+})
