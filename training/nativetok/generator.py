@@ -274,7 +274,7 @@ def contact_sheet(images: NDArray[np.uint8]) -> Image.Image:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: writes `generator.safetensors`, `generator.json` and `samples.png` into `--out`."""
+    """Run the command line: writes `generator.safetensors`, `generator.json` and `samples.jpg` into `--out`."""
     parser = argparse.ArgumentParser(prog="python -m nativetok.generator", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="the tokenizer's weights, .safetensors")
     parser.add_argument("--classifier", type=Path, required=True, help="a classifier's weights: labels and features")
@@ -328,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "log": log,
     }
     (options.out / "generator.json").write_text(json.dumps(figures, indent=2) + "\n")
-    contact_sheet(samples[: 6 * SHEET_COLUMNS]).save(options.out / "samples.png", optimize=True)
+    contact_sheet(samples[: 6 * SHEET_COLUMNS]).save(options.out / "samples.jpg", quality=88)
     whole = figures["prefixes"][str(length)]
     print(f"{whole['bits']:.1f} bits a sequence, PSNR {whole['psnr']:.2f} dB, Fréchet {figures['frechet']:.2f}")
 

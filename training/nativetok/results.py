@@ -19,7 +19,15 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nativetok.comparison import Run, budgets_table, draw_training, load_runs
+from nativetok.comparison import (
+    Run,
+    budgets_table,
+    cost_table,
+    draw_generators,
+    draw_training,
+    generators_table,
+    load_runs,
+)
 from nativetok.markdown import rebuild, table
 
 REPOSITORY = Path(__file__).parents[2]
@@ -148,6 +156,8 @@ def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str
         "order-add": _counted(add_table(order), val),
         "order-tell": f"{tell_table(order)}\n\n{textwrap.fill(told, 120)}",
         "ordered": budgets_table(runs, ORDERED),
+        "generators": generators_table(runs),
+        "generator-costs": cost_table(runs),
     }
 
 
@@ -280,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rate-distortion": draw_rate_distortion(figures["rate-distortion"]),
         "order-curves": draw_order(figures["order"]),
         "ordered": draw_training([run for run in runs if run.config in ORDERED], 32),
+        "generators": draw_generators(runs),
     }
     for name, plot in plots.items():
         plot.savefig(root / "docs" / "images" / f"{name}.png", dpi=110)

@@ -143,7 +143,7 @@ def test_the_command_writes_figures_and_samples(data: Path, tmp_path: Path) -> N
     # hardly trained, a token costs about what chance does, and samples are further from photos than reconstructions
     assert prefixes["32"]["bits"] / 32 == pytest.approx(12, abs=1)
     assert figures["frechet"] > figures["frechet_reconstructions"]
-    assert Image.open(tmp_path / "samples.png").size == (12 * 128, 2 * 128)
+    assert Image.open(tmp_path / "samples.jpg").size == (12 * 128, 2 * 128)
     model = load_generator(tmp_path / "generator.safetensors")
     shown = draw(model, load_weights(WEIGHTS / "nativetok-128.safetensors"), torch.tensor([0, model.unlabelled]), 1.0)
     assert shown.shape == (2, 128, 128, 3)
