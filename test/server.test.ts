@@ -96,7 +96,8 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
 })
 
 test('what was accepted is finished after the listener has closed', async () => {
-  const server = await start('--drain-delay', '0')
+  // A second engine would answer in place of the stopped one.
+  const server = await start('--drain-delay', '0', '--engines', '1')
   try {
     const { base, engine } = server
     await encode(base)
