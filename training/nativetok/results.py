@@ -25,8 +25,11 @@ from nativetok.comparison import (
     cost_table,
     draw_generators,
     draw_training,
+    experts_table,
     generators_table,
     load_runs,
+    prefixes_table,
+    times_table,
 )
 from nativetok.markdown import rebuild, table
 
@@ -36,6 +39,8 @@ Figures = Mapping[str, Any]
 
 # Which configurations of training/configs/order are set side by side.
 ORDERED = ("cross", "cross-random", "parallel")
+TAIL_DROP = ("cross", "cross-whole", "parallel", "parallel-whole")
+STAGES = ("cross", "hierarchical", "hierarchical-joint")
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker each besides.
 STYLES: dict[str, dict[str, Any]] = {
@@ -158,6 +163,10 @@ def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str
         "ordered": budgets_table(runs, ORDERED),
         "generators": generators_table(runs),
         "generator-costs": cost_table(runs),
+        "tail-drop": prefixes_table(runs, TAIL_DROP),
+        "stages": budgets_table(runs, STAGES),
+        "stage-times": times_table(runs, STAGES, 32),
+        "experts": experts_table(runs),
     }
 
 
@@ -290,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rate-distortion": draw_rate_distortion(figures["rate-distortion"]),
         "order-curves": draw_order(figures["order"]),
         "ordered": draw_training([run for run in runs if run.config in ORDERED], 32),
+        "stages": draw_training([run for run in runs if run.config in STAGES], 32),
         "generators": draw_generators(runs),
     }
     for name, plot in plots.items():

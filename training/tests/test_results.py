@@ -26,7 +26,7 @@ def texts(root: Path) -> tuple[str, str]:
 def test_what_is_in_the_repository_is_what_the_command_makes(root: Path) -> None:
     main(["--root", str(root)])
     assert texts(root) == texts(REPOSITORY), "run python -m nativetok.results"
-    for name in ("rate-distortion", "order-curves", "ordered", "generators"):
+    for name in ("rate-distortion", "order-curves", "ordered", "generators", "stages"):
         assert Image.open(root / "docs" / "images" / f"{name}.png").width > 800
 
 
