@@ -1,6 +1,6 @@
 """Samples an image of a class and lets the running service draw it while it grows, into an animation.
 
-python examples/generator/sample.py --weights generator.safetensors --label sunflowers --out sunflowers.webp
+python examples/generator/sample.py --label sunflowers --out sunflowers.webp
 """
 
 import argparse
@@ -16,6 +16,7 @@ from PIL import Image
 
 from nativetok.generator import Generator, load_generator
 
+RELEASED = Path(__file__).parent / "generator.safetensors"
 FRAME_MS = 80
 LAST_FRAME_MS = 2000
 
@@ -46,11 +47,11 @@ def decode(url: str, tokens: list[int]) -> Image.Image:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, required=True, help="a generator's weights, .safetensors")
+    parser.add_argument("--weights", type=Path, default=RELEASED, help="a generator's (default: the released one's)")
     parser.add_argument("--label", required=True, help="what to draw; `list` names what there is")
     parser.add_argument("--out", type=Path, help="the animation, .webp or .gif (default LABEL.webp)")
     parser.add_argument("--url", default="http://localhost:8080", help="the service (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="lower is more usual (default 1)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="lower is more usual (default 0.8)")
     parser.add_argument("--seed", type=int, default=0, help="another gives another picture (default 0)")
     options = parser.parse_args()
 

@@ -133,15 +133,16 @@ def experts_table(runs: Sequence[Run]) -> str:
         encode = {
             graph["batch"]: graph["batch"] * 1000 / graph["encodeImagesPerSecond"] for graph in run.graphs["graphs"]
         }
-        images = run.training["images_seen"]
-        speed = images / (run.minutes * 60)
+        # From the first to the last line of the log: before it lies the initialisation.
+        first, last = run.log[0], run.log[-1]
+        images, seconds = (float(last[column]) - float(first[column]) for column in ("images", "cpu_seconds"))
         rows.append(
             [
                 run.name,
                 f"{run.psnr(32):.2f}",
-                f"{images:,}",
+                f"{run.training['images_seen']:,}",
                 f"{run.minutes:.0f}",
-                f"{speed:.1f}",
+                f"{images / seconds:.1f}",
                 f"{encode[1]:.1f}",
                 f"{encode[32]:.0f}",
             ]
