@@ -1,8 +1,8 @@
 """Tables and plots of tokenizers trained alike but for one thing, from what their runs wrote (training/configs/order).
 
 A folder a run, named CONFIGURATION-sSEED, holds the `training.json` and `log.csv` of `nativetok.train`, the
-`evaluation.json` of `nativetok.evaluate` and, where there are such, the `generator.json` of `nativetok.generator` and
-the `graphs.json` of the exported bundle (bench/gpu/graphs.ts).
+`evaluation.json` of `nativetok.evaluate` and, where there are such, the `generator.json` of `nativetok.generator`, that
+of one trained longer as `generator-longer.json`, and the `graphs.json` of the exported bundle (bench/gpu/graphs.ts).
 """
 
 import csv
@@ -47,7 +47,7 @@ REACHED = (17.75, 18.0, 18.1)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run wrote. `generator` is None where none was trained, `graphs` where no bundle was timed."""
+    """What a run wrote. Generators are None where none was trained, `graphs` where no bundle was timed."""
 
     config: str
     seed: int
@@ -55,6 +55,7 @@ class Run:
     evaluation: dict[str, Any]
     log: list[dict[str, str]]
     generator: dict[str, Any] | None
+    longer_generator: dict[str, Any] | None
     graphs: dict[str, Any] | None
 
     @property
@@ -91,11 +92,11 @@ def load_runs(folder: Path) -> list[Run]:
         with (path / "log.csv").open(newline="") as file:
             log = list(csv.DictReader(file))
         training, evaluation = (json.loads((path / f"{name}.json").read_text()) for name in ("training", "evaluation"))
-        generator, graphs = (
+        optional = (
             json.loads(written.read_text()) if (written := path / f"{name}.json").exists() else None
-            for name in ("generator", "graphs")
+            for name in ("generator", "generator-longer", "graphs")
         )
-        runs.append(Run(config, int(seed), training, evaluation, log, generator, graphs))
+        runs.append(Run(config, int(seed), training, evaluation, log, *optional))
     return sorted(runs, key=lambda run: (list(NAMES).index(run.config), run.seed))
 
 
@@ -122,6 +123,25 @@ def generators_table(runs: Sequence[Run]) -> str:
         )
     header = ["tokenizer", "PSNR, dB", "bits: token 1", "2-8", "9 on", "whole", "Fréchet: reconstructions", "samples"]
     return table(header, rows)
+
+
+def longer_table(runs: Sequence[Run]) -> str:
+    """What a generator gains by more training, of the tokenizers for which that was tried."""
+    rows = []
+    for run in runs:
+        if not (run.generator and run.longer_generator):
+            continue
+        for figures in (run.generator, run.longer_generator):
+            rows.append(
+                [
+                    run.name,
+                    f"{figures['sequences']:,}",
+                    f"{sum(figures['bits_by_position']):.1f}",
+                    f"{figures['frechet_reconstructions']:.1f}",
+                    f"{figures['frechet']:.1f}",
+                ]
+            )
+    return table(["tokenizer", "sequences", "bits, whole", "Fréchet: reconstructions", "samples"], rows)
 
 
 def experts_table(runs: Sequence[Run]) -> str:

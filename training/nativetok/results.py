@@ -28,6 +28,7 @@ from nativetok.comparison import (
     experts_table,
     generators_table,
     load_runs,
+    longer_table,
     prefixes_table,
     times_table,
 )
@@ -163,6 +164,7 @@ def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str
         "ordered": budgets_table(runs, ORDERED),
         "generators": generators_table(runs),
         "generator-costs": cost_table(runs),
+        "longer-generators": longer_table(runs),
         "tail-drop": prefixes_table(runs, TAIL_DROP),
         "stages": budgets_table(runs, STAGES),
         "stage-times": times_table(runs, STAGES, 32),

@@ -13,6 +13,7 @@ from nativetok.comparison import (
     experts_table,
     generators_table,
     load_runs,
+    longer_table,
     prefixes_table,
     times_table,
 )
@@ -88,6 +89,20 @@ def test_what_tokens_cost_a_generator(runs: list[Any]) -> None:
     assert len(rows) == 2, "of runs with a generator"
     assert rows[0][1:] == ["18.25", "8.00", "9.00", "10.00", "311.0", "20.2", "50.0"]
     assert rows[1][1:] == ["18.50", "11.00", "11.00", "11.00", "352.0", "20.2", "50.0"]
+
+
+def test_a_generator_trained_longer_stands_under_the_shorter_one(tmp_path: Path) -> None:
+    for name in ("cross-s0", "parallel-s0"):
+        write_run(tmp_path / name, {8: 16.0, 16: 17.0}, [11.0] * 16)
+    short = json.loads((tmp_path / "cross-s0" / "generator.json").read_text()) | {"sequences": 72_000}
+    (tmp_path / "cross-s0" / "generator.json").write_text(json.dumps(short))
+    longer = {**short, "sequences": 216_000, "bits_by_position": [10.0] * 16, "frechet": 40.0}
+    (tmp_path / "cross-s0" / "generator-longer.json").write_text(json.dumps(longer))
+    rows = cells(longer_table(load_runs(tmp_path)))
+    assert [row[1:] for row in rows] == [
+        ["72,000", "176.0", "20.2", "50.0"],
+        ["216,000", "160.0", "20.2", "40.0"],
+    ]
 
 
 def test_a_quality_costs_what_lies_between_prefixes(runs: list[Any]) -> None:

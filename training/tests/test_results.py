@@ -49,7 +49,7 @@ def test_a_figure_that_changes_changes_the_page(name: str, root: Path) -> None:
 
 
 def test_a_run_that_changes_changes_the_page(root: Path) -> None:
-    file = root / "docs" / "results" / "runs" / "cross-s0" / "generator.json"
+    file = root / "docs" / "results" / "runs" / "cross-s1" / "generator.json"
     figures = json.loads(file.read_text())
     figures["frechet"] = 777.7
     file.write_text(json.dumps(figures))
