@@ -124,6 +124,8 @@ async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceS
     intraOpNumThreads: config.threads,
     // ONNX Runtime's own pool of memory grows with every size of batch and gives nothing back.
     enableCpuMemArena: false,
+    // One block for all that a run needs, new for each run, is handed back to the system and fetched again page by page.
+    enableMemPattern: false,
     // Threads that wait busily take the cores from those that decode images.
     extra: { session: { intra_op: { allow_spinning: '0' } } },
   }).catch((error: unknown) => {
