@@ -20,10 +20,12 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from nativetok.data import find_split, load_images
-from nativetok.mocet_graph import IR_VERSION, OPSET, mocet_graph
+from nativetok.mocet_graph import mocet_graph
 from nativetok.model import NativeTok, load_weights, to_pixels, to_uint8
 
 FORMAT = 1
+OPSET = 20
+IR_VERSION = 10
 
 
 class _EncoderGraph(nn.Module):
@@ -104,6 +106,10 @@ def _trace(module: nn.Module, input_name: str, example: Tensor, output_name: str
     graph.ir_version = IR_VERSION
     for value in (*graph.graph.input, *graph.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "B"
+    # the exporter writes down whence in which file each part came: digests would depend on where a bundle was made
+    main = graph.graph
+    for part in (graph, main, *main.node, *main.initializer, *main.value_info, *main.input, *main.output):
+        part.ClearField("metadata_props")
     _store_as_half(graph.graph)
     return graph
 

@@ -6,6 +6,7 @@ before them, and what no image changes is computed here. Large weights stay stac
 casts, multiplies and splits them once, when it loads the graph.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,14 @@ CodeGraph = Callable[[int, str, str], str]
 # Appends x @ weight + addend.
 ProductGraph = Callable[[str, str, str], str]
 
-OPSET = 20
+OPSET = 24  # the first with TensorScatter
+ROWS_AT_ONCE = 16
+"""Rows by which the memory grows: growing copies it, and experts read all rows, also those not yet written."""
+UNSEEN = -1e4
+"""Added to the scores of rows not yet written, it leaves nothing of them."""
 SMALLEST_HALF = 2**15
 """Elements from which on a weight is stored as fp16."""
-IR_VERSION = 10
+IR_VERSION = 11
 
 
 def mocet_graph(model: NativeTok, stage: int) -> onnx.ModelProto:
@@ -57,8 +62,9 @@ class _StageGraph:
         self.all_positions = [row for s in model.mocet.experts for row in s.position.detach().numpy()]
 
     def build(self) -> onnx.ModelProto:
-        d, start, n = self.d, self.experts.start, self.count
-        inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, ["B", self.config.latents, d])]
+        start, n, width = self.experts.start, self.count, self.config.code_width
+        inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, ["B", self.config.latents, self.d])]
+        batch = self.node("Shape", "latents", start=0, end=1)
         memory = "latents"
         heard, told_before, told_by = self._told()
         if start:
@@ -67,30 +73,47 @@ class _StageGraph:
             positions = self.weight(np.stack(self.all_positions[:start]))
             memory = self.node("Concat", memory, self.node("Add", embedded, positions), axis=1)
             entries = self.node("Gather", self.entries, "prefix", axis=0)
-            codes = self.node("Reshape", entries, self.shape(0, start * self.config.code_width))
+            codes = self.node("Reshape", entries, self.shape(0, start * width))
             heard = self.gemm(codes, self.weight(told_before), heard)
         expert = self._cross() if isinstance(self.experts, CrossExperts) else self._self()
         tokens = []
-        for i in range(n):
-            mine = self.shape(i * self.config.code_width), self.shape((i + 1) * self.config.code_width), self.shape(1)
-            code = expert(i, memory, self.node("Slice", heard, *mine))
-            similarity = self.node("MatMul", code, self.codebook_columns)
-            tokens.append(self.node("ArgMax", similarity, axis=-1, keepdims=1))  # [B, 1]
-            if i + 1 < n:
-                embedded = self.node("Gather", self.embedded_entries, tokens[-1], axis=0)  # [B, 1, D]
-                embedded = self.node("Add", embedded, self.weight(self.all_positions[start + i]))
-                memory = self.node("Concat", memory, embedded, axis=1)
-                code = self.node(
-                    "Reshape",
-                    self.node("Gather", self.entries, tokens[-1], axis=0),
-                    self.shape(0, self.config.code_width),
-                )
-                heard = self.gemm(code, self.weight(told_by[i]), heard)
+        for i in range(n - 1):
+            sizes = self.shape(width, (n - 1 - i) * width)
+            mine, heard = self.outputs(2, "Split", heard, sizes, axis=1)
+            tokens.append(self._nearest(expert(i, memory, mine)))
+            memory = self._remember(i, memory, tokens[-1], batch)
+            code = self.node("Reshape", self.node("Gather", self.entries, tokens[-1], axis=0), self.shape(0, width))
+            heard = self.gemm(code, self.weight(told_by[i][:, (i + 1) * width :]), heard)
+        tokens.append(self._nearest(expert(n - 1, memory, heard)))
         joined = self.node("Concat", *tokens, axis=1)
         self.nodes.append(helper.make_node("Cast", [joined], ["tokens"], to=TensorProto.INT32))
         output = helper.make_tensor_value_info("tokens", TensorProto.INT32, ["B", n])
         graph = helper.make_graph(self.nodes, "mocet", inputs, [output], self.initialisers)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+    # -- the memory that experts read [B, T, D]: latents, then tokens; its last rows may be yet to be written
+
+    def _written(self, i: int) -> int:
+        """Rows that are written when expert i reads the memory."""
+        return self.config.latents + self.experts.start + i
+
+    def _rows(self, i: int) -> int:
+        """Rows that there are when expert i reads the memory."""
+        step = min(ROWS_AT_ONCE, self.config.latents)
+        return self._written(min(math.ceil(i / step) * step, self.count - 1))
+
+    def _remember(self, i: int, memory: str, token: str, batch: str) -> str:
+        """Write expert i's token [B, 1] into the memory, in place but for where it grows."""
+        embedded = self.node("Gather", self.embedded_entries, token, axis=0)
+        embedded = self.node("Add", embedded, self.weight(self.all_positions[self.experts.start + i]))
+        more = self._rows(i + 1) - self._rows(i)
+        if more:
+            # whatever they hold is written over; taken from the memory, they keep the name of the batch's dimension,
+            # and ONNX Runtime writes in place only where it knows by name that sizes are the same
+            rows = self.node("Slice", memory, self.shape(0), self.shape(more), self.shape(1))
+            memory = self.node("Concat", memory, rows, axis=1)
+        row = self.node("Expand", self.shape(self._written(i)), batch)
+        return self.node("TensorScatter", memory, embedded, row, axis=1)
 
     def _told(self) -> tuple[str, NDArray[np.float32], NDArray[np.float32]]:
         """What codes tell of later ones, as it is heard by all n experts at once: [B, n * C], added up token by token.
@@ -122,10 +145,11 @@ class _StageGraph:
 
         def expert(i: int, memory: str, heard: str) -> str:
             x = self.weight(queries[i : i + 1])
-            seen = self.config.latents + self.experts.start + i
             keys = self.node("Transpose", memory, perm=[0, 2, 1])
             for asking, where, v_out, mlp in layers:
-                scores = self.node("Add", self.node("MatMul", asking(i, x), keys), self.weight(where[i, :, :seen]))
+                places = where[i, :, : self._rows(i)].copy()
+                places[:, self._written(i) :] = UNSEEN
+                scores = self.node("Add", self.node("MatMul", asking(i, x), keys), self.weight(places))
                 mixture = self.node("MatMul", self.node("Softmax", scores, axis=-1), memory)  # [B, H, D]
                 x = mlp(i, self.gemm(self.node("Reshape", mixture, self.shape(0, h * d)), v_out[i], x))
             return code(i, x, heard)
@@ -172,7 +196,8 @@ class _StageGraph:
             query = self.node(
                 "Expand", self.weight(queries[i : i + 1]), self.node("Concat", batch, self.shape(1, d), axis=0)
             )
-            x = self.node("Concat", memory, query, axis=1)
+            written = self.node("Slice", memory, self.shape(0), self.shape(self._written(i)), self.shape(1))
+            x = self.node("Concat", written, query, axis=1)
             for norm, (w_q, w_k, w_v, w_out), mlp in layers:
                 normed = self.norm(x, norm[i])
                 asking = normed
@@ -213,13 +238,32 @@ class _StageGraph:
         norms, weights = self.array("norm"), self.array("code") / self.experts.code_deviation.numpy()[:, None]
         return lambda i, x, heard: self.gemm(self.norm(x, norms[i]), self.weight(weights[i]), heard)
 
+    def _nearest(self, code: str) -> str:
+        """The entry most like each code [B, C], the first of equals: [B, 1].
+
+        `ArgMax` compares number by number, `ReduceMax` many at once: so each block of entries gives its best
+        similarity, and `ArgMax` has but to find the best block, and in it the entry.
+        """
+        size = self.config.codebook_size
+        blocks = next(n for n in range(math.isqrt(size), 0, -1) if size % n == 0)
+        similarity = self.node("MatMul", code, self.codebook_columns)
+        similarity = self.node("Reshape", similarity, self.shape(0, blocks, size // blocks))
+        best = self.node("ReduceMax", similarity, self.shape(2), keepdims=0)
+        block = self.node("ArgMax", best, axis=-1, keepdims=1)
+        entry = self.node("ArgMax", self.node("GatherND", similarity, block, batch_dims=1), axis=-1, keepdims=1)
+        return self.node("Add", self.node("Mul", block, self.shape(size // blocks)), entry)
+
     # -- nodes and weights
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append a node of one output; return the output's name."""
-        name = self._name(op)
-        self.nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
-        return name
+        return self.outputs(1, op, *inputs, **attributes)[0]
+
+    def outputs(self, count: int, op: str, *inputs: str, **attributes: Any) -> list[str]:
+        """Append a node of several outputs; return their names."""
+        names = [self._name(op) for _ in range(count)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
+        return names
 
     def norm(self, x: str, scale: NDArray[np.float32]) -> str:
         return self.node("LayerNormalization", x, self.weight(scale), axis=-1, epsilon=1e-5)
@@ -243,9 +287,7 @@ class _StageGraph:
     def split(self, stack: str, rows: int, columns: int) -> list[str]:
         """Cut a stack into one matrix [rows, columns] an expert."""
         flat = self.node("Reshape", stack, self.shape(self.count * rows, columns))
-        names = [self._name("Split") for _ in range(self.count)]
-        self.nodes.append(helper.make_node("Split", [flat], names, axis=0, num_outputs=self.count))
-        return names
+        return self.outputs(self.count, "Split", flat, axis=0, num_outputs=self.count)
 
     def shape(self, *dimensions: int) -> str:
         if dimensions not in self.shapes:

@@ -6,6 +6,7 @@ Letters in shapes: B images, N latents (one a patch), L sequence length, n exper
 K codebook entries, C code width.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -526,6 +527,7 @@ class Decoder(nn.Module):
 
     positions: Tensor
     window: Tensor
+    near: Tensor
     coverage: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -542,9 +544,10 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, 3 * (2 * size) ** 2)
         ramp = torch.sin((torch.arange(2 * size) + 0.5) * math.pi / (2 * size)) ** 2
-        window = ramp[:, None] * ramp
-        self.register_buffer("window", window.repeat(3, 1, 1).flatten(), persistent=False)
-        whole = self._blend(window.flatten()[None, :, None].expand(1, -1, grid**2))
+        window = (ramp[:, None] * ramp).flatten()
+        self.register_buffer("window", window.repeat(3), persistent=False)
+        self.register_buffer("near", _near(grid), persistent=False)
+        whole = self._blend(torch.ones(1, grid**2, 1), window[:, None])
         self.register_buffer("coverage", whole, persistent=False)
 
     def forward(self, codes: Tensor, absent: Tensor) -> Tensor:
@@ -554,9 +557,9 @@ class Decoder(nn.Module):
         """
         x = self.blocks(self.spread(codes, absent))
         # window and bias are applied to what is smaller than all that is drawn: to the weights, and once to the whole
-        drawn = (self.output.weight * self.window[:, None]) @ self.norm(x).transpose(1, 2)
-        bias = (self.output.bias * self.window)[None, :, None].expand(1, -1, self.grid**2)
-        return (self._blend(drawn) + self._blend(bias)) / self.coverage
+        drawn = self._blend(self.norm(x), self.output.weight * self.window[:, None])
+        bias = self._blend(torch.ones_like(x[:1, :, :1]), (self.output.bias * self.window)[:, None])
+        return (drawn + bias) / self.coverage
 
     def spread(self, codes: Tensor, absent: Tensor) -> Tensor:
         """What the tokens say of each patch, before any patch hears of another: [B, N, width]."""
@@ -565,10 +568,39 @@ class Decoder(nn.Module):
         x = self.widen(said.view(b, self.grid**2, -1)) + self.mask + self.positions
         return x + (absent.to(x.dtype) @ self.absent[:k])[:, None]
 
-    def _blend(self, drawn: Tensor) -> Tensor:
-        """Sum overlapping drawn patches [B, c * 2 size * 2 size, N] into pixels [B, c, H, W]."""
-        size, side = self.patch_size, self.patch_size * self.grid
-        return F.fold(drawn, (side, side), kernel_size=2 * size, stride=size, padding=size // 2)
+    def _blend(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Draw patches [B, N, D] on twice their size by a weight [c * 2 size * 2 size, D] and sum them: [B, c, H, W].
+
+        On each quarter of a patch's square lie four patches, each with one of its sixteen parts; so a quarter of all
+        squares is one product. (`fold` does this too, but ONNX Runtime has it for the CPU alone.)
+        """
+        b, _, d = x.shape
+        grid, half = self.grid, self.patch_size // 2
+        parts = weight.view(-1, 4, half, 4, half, d)[:, _OVERLAP][:, :, :, _OVERLAP]
+        quarters = parts.view(-1, 2, 2, half, 2, 2, half, d).permute(1, 4, 2, 5, 7, 0, 3, 6).reshape(4, 4 * d, -1)
+        x = F.pad(x, (0, 0, 0, 1))  # beyond the border
+        near = [x.index_select(1, ids.flatten()).view(b, grid**2, 4 * d) for ids in self.near]
+        drawn = [x @ quarter for x, quarter in zip(near, quarters, strict=True)]
+        squares = torch.stack(drawn, dim=1).view(b, 2, 2, grid, grid, -1, half, half)
+        return squares.permute(0, 5, 3, 1, 6, 4, 2, 7).reshape(b, -1, 2 * half * grid, 2 * half * grid)
+
+
+# Along one axis, of a patch drawn in four parts: those on the upper half of a square, by the patch whose square it is
+# and by the one before, then those on the lower half, by its own patch and by the one after.
+_OVERLAP = [1, 3, 2, 0]
+
+
+def _near(grid: int) -> Tensor:
+    """The patches that lie on each quarter of each patch's square, in the order of `_OVERLAP`: int64 [4, N, 4].
+
+    Patches beyond the border have the number N.
+    """
+    ids = F.pad(torch.arange(grid**2).view(grid, grid), (1, 1, 1, 1), value=grid**2)
+    quarters = []
+    for down, right in itertools.product((-1, 1), repeat=2):
+        around = [(0, 0), (0, right), (down, 0), (down, right)]
+        quarters.append(torch.stack([ids.roll((-y, -x), (0, 1))[1:-1, 1:-1].flatten() for y, x in around], dim=1))
+    return torch.stack(quarters)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

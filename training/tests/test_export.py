@@ -73,6 +73,33 @@ def test_shipped_bundle_draws_what_it_was_shown() -> None:
     assert errors[2] < errors[1] < errors[0]
 
 
+GRAPHS = sorted(path.name for path in (ROOT / "models/nativetok-128").glob("*.onnx"))
+
+# What the shipped graphs are made of, all of which the CUDA provider of ONNX Runtime 1.29.0 runs itself. One that it
+# does not, such as Col2Im, would take each batch to the CPU and back.
+CUDA_OPERATORS = (
+    "Add ArgMax Cast Clip Concat Div Equal Expand Gather GatherND Gelu Gemm LayerNormalization MatMul Mul Pad "
+    "ReduceMax Reshape Round Shape Slice Softmax Split Squeeze Sub TensorScatter Transpose Unsqueeze Where"
+)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_shipped_graphs_run_on_cuda_as_a_whole(name: str) -> None:
+    graph = onnx.load(ROOT / "models/nativetok-128" / name).graph
+    assert {node.op_type for node in graph.node} <= set(CUDA_OPERATORS.split())
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_shipped_graphs_do_not_say_where_they_were_made(name: str) -> None:
+    assert b".py" not in (ROOT / "models/nativetok-128" / name).read_bytes()
+
+
+def test_shipped_graphs_write_their_memory_in_place(capfd: pytest.CaptureFixture[str]) -> None:
+    bundle = Bundle(ROOT / "models/nativetok-128")
+    bundle.encode(np.zeros((2, 128, 128, 3), np.uint8))
+    assert "in-place optimization not activated" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_shipped_graphs_are_causal(stage: int) -> None:
     """In the graph itself, token i is computed from exactly the tokens before it: nothing later, nothing left out."""
