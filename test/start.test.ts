@@ -30,10 +30,12 @@ before(async () => {
 
 after(() => rm(folder, { recursive: true }))
 
-test('it starts the server with the flags as they are', async () => {
+test('it starts the server with the flags as they are, and node with flags it knows', async () => {
   const { argv } = await started(['--port', '80 80', ''])
-  assert.deepEqual(argv.slice(1), ['--port', '80 80', ''])
-  assert.ok(existsSync(argv[0] ?? ''), 'the server is there')
+  const server = argv.findIndex((argument) => existsSync(argument))
+  assert.match(argv[server] ?? '', /server\.ts$/)
+  assert.deepEqual(argv.slice(server + 1), ['--port', '80 80', ''])
+  await promisify(execFile)(process.execPath, [...argv.slice(0, server), '--eval', ''])
 })
 
 test('jemalloc is loaded, with its settings, where there is one', async () => {

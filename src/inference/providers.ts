@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { BundleError } from './errors.ts'
 import type { Provider } from './protocol.ts'
@@ -13,13 +14,19 @@ export interface ProviderChoice<Started> {
 /**
  * Chooses the execution provider by starting on it: `auto` starts on CUDA and, where that fails, on the CPU. ONNX Runtime's
  * own list of providers does not help here, since it names CUDA whether or not its files, a driver and a device are there.
+ * @param installed whether its files are there; where not, `auto` does not spend a quarter of a second to hear it from an
+ * engine.
  * @throws Error when CUDA was asked for and does not start; whatever `start` throws when the CPU does not.
  */
 export async function chooseProvider<Started>(
   requested: 'auto' | Provider,
   start: (provider: Provider) => Promise<Started>,
+  installed = existsSync(cudaLibrary()),
 ): Promise<ProviderChoice<Started>> {
   if (requested === 'cpu') return { provider: 'cpu', reason: 'the CPU was asked for', started: await start('cpu') }
+  if (requested === 'auto' && !installed) {
+    return { provider: 'cpu', reason: `CUDA does not load: ${explainCuda('')}`, started: await start('cpu') }
+  }
   try {
     const started = await start('cuda')
     return { provider: 'cuda', reason: requested === 'cuda' ? 'CUDA was asked for' : 'CUDA loads', started }
@@ -55,13 +62,16 @@ const INSTALL = 'ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-nod
 
 /** What the dynamic linker says of ONNX Runtime's CUDA library; that it is no Node addon where nothing is missing. */
 function cudaLoadError(): string {
-  const library = new URL(`../bin/napi-v6/linux/x64/${CUDA_LIBRARY}`, import.meta.resolve('onnxruntime-node'))
   try {
-    process.dlopen({ exports: {} }, fileURLToPath(library))
+    process.dlopen({ exports: {} }, cudaLibrary())
     return ''
   } catch (error) {
     return (error as Error).message
   }
+}
+
+function cudaLibrary(): string {
+  return fileURLToPath(new URL(`../bin/napi-v6/linux/x64/${CUDA_LIBRARY}`, import.meta.resolve('onnxruntime-node')))
 }
 
 /**

@@ -18,7 +18,7 @@ function startOn(...there: Provider[]) {
 
 test('auto takes CUDA where it starts', async () => {
   const { tried, start } = startOn('cuda', 'cpu')
-  assert.deepEqual(await chooseProvider('auto', start), {
+  assert.deepEqual(await chooseProvider('auto', start, true), {
     provider: 'cuda',
     reason: 'CUDA loads',
     started: 'engines on cuda',
@@ -28,12 +28,20 @@ test('auto takes CUDA where it starts', async () => {
 
 test('auto takes the CPU where CUDA does not start, and says why', async () => {
   const { tried, start } = startOn('cpu')
-  assert.deepEqual(await chooseProvider('auto', start), {
+  assert.deepEqual(await chooseProvider('auto', start, true), {
     provider: 'cpu',
     reason: 'CUDA does not load: no cuda library',
     started: 'engines on cpu',
   })
   assert.deepEqual(tried, ['cuda', 'cpu'])
+})
+
+test('auto does not try CUDA where it is not installed, and says so', async () => {
+  const { tried, start } = startOn('cpu')
+  const { provider, reason } = await chooseProvider('auto', start, false)
+  assert.equal(provider, 'cpu')
+  assert.match(reason, /^CUDA does not load: ONNX Runtime('s CUDA files are not installed| for Node has CUDA on)/)
+  assert.deepEqual(tried, ['cpu'])
 })
 
 test('what was asked for is all that is tried', async () => {
@@ -52,7 +60,7 @@ test('a wrong bundle is not taken for a missing CUDA', async () => {
   const wrong = new BundleError('decoder.onnx: has no input named tokens')
   for (const requested of ['auto', 'cuda'] as const) {
     await assert.rejects(
-      chooseProvider(requested, () => Promise.reject(wrong)),
+      chooseProvider(requested, () => Promise.reject(wrong), true),
       wrong,
     )
   }
