@@ -98,7 +98,7 @@ class _StageGraph:
         return self.config.latents + self.experts.start + i
 
     def _rows(self, i: int) -> int:
-        """Rows that there are when expert i reads the memory; it grows by at most the rows it began with (`_remember`)."""
+        """Rows that there are when expert i reads the memory; it grows by no more than the latents, which it holds."""
         step = min(ROWS_AT_ONCE, self.config.latents)
         return self._written(min(math.ceil(i / step) * step, self.count - 1))
 
