@@ -7,32 +7,20 @@ casts, multiplies and splits them once, when it loads the graph.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
-from torch.nn import functional as F
+from onnx import TensorProto, helper
 
+from nativetok.expert_graphs import CrossGraph, ExpertGraphs, Memory, SelfGraph
+from nativetok.graph import Graph
 from nativetok.model import CrossExperts, NativeTok
 
-# Appends the nodes of one expert's part: its number in the stage and its input's name to its output's name.
-ExpertGraph = Callable[[int, str], str]
-# The same of a whole expert, which also reads what the codes before tell of its own.
-CodeGraph = Callable[[int, str, str], str]
-# Appends x @ weight + addend.
-ProductGraph = Callable[[str, str, str], str]
-
 OPSET = 24  # the first with TensorScatter
-ROWS_AT_ONCE = 16
-"""Rows by which the memory grows: growing copies it, and experts read all rows, also those not yet written."""
-UNSEEN = -1e4
-"""Added to the scores of rows not yet written, it leaves nothing of them."""
-SMALLEST_HALF = 2**15
-"""Elements from which on a weight is stored as fp16."""
 IR_VERSION = 11
+GROUP = 8
+"""Experts that are prepared together: see `_StageGraph`."""
 
 
 def mocet_graph(model: NativeTok, stage: int) -> onnx.ModelProto:
@@ -44,273 +32,151 @@ def mocet_graph(model: NativeTok, stage: int) -> onnx.ModelProto:
 
 
 class _StageGraph:
+    """Experts run one by one, but in groups, as some of their work is cheaper together.
+
+    For a group the memory grows once, its experts read ahead what there is of it, and hear from all the codes before.
+    """
+
     def __init__(self, model: NativeTok, stage: int) -> None:
-        self.config = model.config
-        experts = model.mocet.experts[stage]
-        self.experts, self.count = experts, experts.end - experts.start
-        self.nodes: list[onnx.NodeProto] = []
-        self.initialisers: list[onnx.TensorProto] = []
-        self.shapes: dict[tuple[int, ...], str] = {}
-        self.names = 0
-        self.d, self.heads = self.config.expert_width, self.config.expert_heads
-        codebook = model.quantiser.codebook.numpy()
-        embedding = model.mocet.token_embedding
-        self.entries = self.weight(codebook)
-        projected = self.node("MatMul", self.entries, self.weight(embedding.weight.detach().numpy().T))
-        self.embedded_entries = self.node("Add", projected, self.weight(embedding.bias.detach().numpy()))
-        self.codebook_columns = self.node("Transpose", self.entries, perm=[1, 0])
-        self.all_positions = [row for s in model.mocet.experts for row in s.position.detach().numpy()]
+        self.graph = Graph()
+        self.config, experts = model.config, model.mocet.experts[stage]
+        self.start, self.count = experts.start, experts.end - experts.start
+        self.group = min(GROUP, self.config.latents)  # the memory grows by copies of rows that it has
+        self.codebook = _Codebook(self.graph, model)
+        kind = CrossGraph if isinstance(experts, CrossExperts) else SelfGraph
+        self.experts: ExpertGraphs = kind(self.graph, experts, model.mocet.token_embedding)
+        self.positions = np.concatenate([s.position.detach().numpy() for s in model.mocet.experts])
+        # What codes tell of later ones: the codes' means, with which it is taken off, and what each adds to it.
+        n, width, deviation = self.count, self.config.code_width, experts.code_deviation.numpy()
+        self.mean = (-experts.code_mean.numpy() / deviation).reshape(1, n * width)
+        told = -experts.weights["told"].detach().numpy() / deviation[:, None]
+        self.told = told.transpose(1, 0, 2).reshape(-1, width, n * width)  # [start + n - 1, C, n * C]
 
     def build(self) -> onnx.ModelProto:
-        start, n, width = self.experts.start, self.count, self.config.code_width
-        inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, ["B", self.config.latents, self.d])]
-        batch = self.node("Shape", "latents", start=0, end=1)
-        memory = "latents"
-        heard, told_before, told_by = self._told()
-        if start:
-            inputs.append(helper.make_tensor_value_info("prefix", TensorProto.INT32, ["B", start]))
-            embedded = self.node("Gather", self.embedded_entries, "prefix", axis=0)
-            positions = self.weight(np.stack(self.all_positions[:start]))
-            memory = self.node("Concat", memory, self.node("Add", embedded, positions), axis=1)
-            entries = self.node("Gather", self.entries, "prefix", axis=0)
-            codes = self.node("Reshape", entries, self.shape(0, start * width))
-            heard = self.gemm(codes, self.weight(told_before), heard)
-        expert = self._cross() if isinstance(self.experts, CrossExperts) else self._self()
-        tokens = []
-        for i in range(n - 1):
-            sizes = self.shape(width, (n - 1 - i) * width)
-            mine, heard = self.outputs(2, "Split", heard, sizes, axis=1)
-            tokens.append(self._nearest(expert(i, memory, mine)))
-            memory = self._remember(i, memory, tokens[-1], batch)
-            code = self.node("Reshape", self.node("Gather", self.entries, tokens[-1], axis=0), self.shape(0, width))
-            heard = self.gemm(code, self.weight(told_by[i][:, (i + 1) * width :]), heard)
-        tokens.append(self._nearest(expert(n - 1, memory, heard)))
-        joined = self.node("Concat", *tokens, axis=1)
-        self.nodes.append(helper.make_node("Cast", [joined], ["tokens"], to=TensorProto.INT32))
+        graph, n = self.graph, self.count
+        batch = graph.node("Shape", "latents", start=0, end=1)
+        memory, heard = self._begin(batch)
+        rows = self._row_numbers(batch)
+        tokens: list[tuple[str, str]] = []
+        for first in range(0, n, self.group):
+            heard = self._run(range(first, min(first + self.group, n)), memory, heard, rows, tokens)
+        graph.nodes.append(helper.make_node("Cast", [self.codebook.numbers(tokens)], ["tokens"], to=TensorProto.INT32))
+        shape: list[str | int | None] = ["B", self.config.latents, self.config.expert_width]
+        inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, shape)]
+        if self.start:
+            inputs.append(helper.make_tensor_value_info("prefix", TensorProto.INT32, ["B", self.start]))
         output = helper.make_tensor_value_info("tokens", TensorProto.INT32, ["B", n])
-        graph = helper.make_graph(self.nodes, "mocet", inputs, [output], self.initialisers)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        whole = helper.make_graph(graph.nodes, "mocet", inputs, [output], graph.initialisers)
+        return helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
-    # -- the memory that experts read [B, T, D]: latents, then tokens; its last rows may be yet to be written
+    def _begin(self, batch: str) -> tuple[Memory, str]:
+        """The memory before the stage's first expert, and what its experts hear of the prefix [B, n * C]."""
+        graph, start = self.graph, self.start
+        mean = graph.weight(self.mean)
+        if not start:
+            heard = graph.node("Expand", mean, graph.node("Concat", batch, graph.shape(1), axis=0))
+            return Memory(graph, "latents", self.config.latents), heard
+        rows, codes = self.codebook.look_up_prefix(start)
+        rows = graph.node("Add", rows, graph.weight(self.positions[:start]))
+        memory = Memory(graph, graph.node("Concat", "latents", rows, axis=1), self.config.latents + start)
+        telling = self.told[:start].reshape(start * self.config.code_width, -1)
+        return memory, graph.gemm(codes, graph.weight(telling), mean)
 
-    def _written(self, i: int) -> int:
-        """Rows that are written when expert i reads the memory."""
-        return self.config.latents + self.experts.start + i
+    def _row_numbers(self, batch: str) -> list[str]:
+        """The row of memory that each expert's token takes, but for the last one's, for each image: [B]."""
+        graph, first, count = self.graph, self.config.latents + self.start, self.count - 1
+        numbers = graph.node("Unsqueeze", graph.shape(*range(first, first + count)), graph.shape(1))
+        numbers = graph.node("Expand", numbers, graph.node("Concat", graph.shape(count), batch, axis=0))
+        return graph.split(graph.node("Reshape", numbers, graph.shape(-1)), count, axis=0)
 
-    def _rows(self, i: int) -> int:
-        """Rows that there are when expert i reads the memory; it grows by no more than the latents, which it holds."""
-        step = min(ROWS_AT_ONCE, self.config.latents)
-        return self._written(min(math.ceil(i / step) * step, self.count - 1))
+    def _run(
+        self, group: range, memory: Memory, heard: str, row_numbers: list[str], tokens: list[tuple[str, str]]
+    ) -> str:
+        """Append a group's experts and their tokens; return what the experts after it hear."""
+        graph, width = self.graph, self.config.code_width
+        heard, heard_later = graph.cut(heard, len(group) * width, (self.count - group.stop) * width)
+        scores = self.experts.read_ahead(group, memory)
+        told = graph.node("Concat", heard, scores, axis=1) if scores else heard
+        codes = []
+        for i in group:
+            # Told is what the group's codes up to now tell of its experts from here on: first of their codes, then, the
+            # last expert's first, of their scores, so that an expert takes its own from both ends.
+            later = range(i + 1, group.stop)
+            left = len(later) * width + sum(self.experts.scores(j) for j in later)
+            mine, told, scores = graph.cut(told, width, left, self.experts.scores(i))
+            token = self.codebook.nearest(self.experts.code(i, memory, mine, scores))
+            tokens.append(token)
+            if i + 1 == self.count:
+                break
+            row, code = self.codebook.look_up(token)
+            row = graph.node("Add", row, graph.weight(self.positions[self.start + i]))
+            memory.write(row, row_numbers[i], min(self.group, self.count - 1 - i))
+            codes.append(code)
+            if later:
+                of_codes = self._telling(range(i, i + 1), later)
+                of_scores = [self.experts.telling(i, j) for j in reversed(later)]
+                told = graph.gemm(code, graph.weight(np.concatenate([of_codes, *of_scores], axis=1)), told)
+        if not heard_later:
+            return ""
+        telling = self._telling(group, range(group.stop, self.count))
+        return graph.gemm(graph.node("Concat", *codes, axis=1), graph.weight(telling), heard_later)
 
-    def _remember(self, i: int, memory: str, token: str, batch: str) -> str:
-        """Write expert i's token [B, 1] into the memory, in place but for where it grows."""
-        embedded = self.node("Gather", self.embedded_entries, token, axis=0)
-        embedded = self.node("Add", embedded, self.weight(self.all_positions[self.experts.start + i]))
-        more = self._rows(i + 1) - self._rows(i)
-        if more:
-            # whatever they hold is written over; taken from the memory, they keep the name of the batch's dimension,
-            # and ONNX Runtime writes in place only where it knows by name that sizes are the same
-            rows = self.node("Slice", memory, self.shape(0), self.shape(more), self.shape(1))
-            memory = self.node("Concat", memory, rows, axis=1)
-        row = self.node("Expand", self.shape(self._written(i)), batch)
-        return self.node("TensorScatter", memory, embedded, row, axis=1)
+    def _telling(self, tellers: range, hearers: range) -> NDArray[np.float32]:
+        """What codes of some experts add to what others hear of theirs: [tellers * C, hearers * C]."""
+        width = self.config.code_width
+        rows = self.told[self.start + tellers.start : self.start + tellers.stop]
+        return rows[:, :, hearers.start * width : hearers.stop * width].reshape(len(tellers) * width, -1)
 
-    def _told(self) -> tuple[str, NDArray[np.float32], NDArray[np.float32]]:
-        """What codes tell of later ones, as it is heard by all n experts at once: [B, n * C], added up token by token.
 
-        Returns what is heard before any token (the codes' means, with which it is taken off), what the prefix adds
-        [start * C, n * C] and what each of the stage's tokens but the last adds [n - 1, C, n * C].
+class _Codebook:
+    """The codebook in blocks of entries: a token is the number of its block and its place there, each int64 [B, 1]."""
+
+    def __init__(self, graph: Graph, model: NativeTok) -> None:
+        self.graph = graph
+        size = model.config.codebook_size
+        self.width = model.config.code_width
+        self.count = next(n for n in range(math.isqrt(size), 0, -1) if size % n == 0)
+        self.size = size // self.count
+        embedding = model.mocet.token_embedding
+        self.entries = graph.weight(model.quantiser.codebook.numpy())
+        self.rows = graph.product(
+            self.entries,
+            graph.weight(embedding.weight.detach().numpy().T),
+            graph.weight(embedding.bias.detach().numpy()),
+        )
+        self.columns = graph.node("Transpose", self.entries, perm=[1, 0])
+        self.blocks_of_entries = graph.node("Reshape", self.entries, graph.shape(self.count, self.size, self.width))
+        self.blocks_of_rows = graph.node("Reshape", self.rows, graph.shape(self.count, self.size, 1, -1))
+
+    def nearest(self, code: str) -> tuple[str, str]:
+        """The token of the entry most like each code [B, C], the first of equals.
+
+        `ArgMax` compares number by number, `ReduceMax` many at once: so each block gives its best similarity, and
+        `ArgMax` has but to find the best block, and in it the entry.
         """
-        start, n, width = self.experts.start, self.count, self.config.code_width
-        deviation = self.experts.code_deviation.numpy()
-        mean = self.weight((-self.experts.code_mean.numpy() / deviation).reshape(1, n * width))
-        told = -self.array("told") / deviation[:, None]
-        told = told.transpose(1, 0, 2).reshape(-1, n * width)
-        told_by = told[start * width :].reshape(n - 1, width, n * width)
-        return mean, told[: start * width], told_by
+        graph = self.graph
+        similarity = graph.node("MatMul", code, self.columns)
+        similarity = graph.node("Reshape", similarity, graph.shape(0, self.count, self.size))
+        best = graph.node("ReduceMax", similarity, graph.shape(2), keepdims=0)
+        block = graph.node("ArgMax", best, axis=-1, keepdims=1)
+        place = graph.node("ArgMax", graph.node("GatherND", similarity, block, batch_dims=1), axis=-1, keepdims=1)
+        return block, place
 
-    # -- experts: from the memory [B, T, D] and what is heard [B, C] to a code [B, C]
+    def look_up(self, token: tuple[str, str]) -> tuple[str, str]:
+        """A token's embedding [B, 1, D] and its code [B, C]."""
+        pair = self.graph.node("Concat", *token, axis=1)
+        row = self.graph.node("GatherND", self.blocks_of_rows, pair)
+        return row, self.graph.node("GatherND", self.blocks_of_entries, pair)
 
-    def _cross(self) -> CodeGraph:
-        d, h, n = self.d, self.heads, self.count
-        layers = []
-        for layer in range(self.config.expert_depth):
-            v = self._heads(f"{layer}_v", [0, 2, 1, 3])
-            out = self.node("Reshape", self.stack(f"{layer}_out"), self.shape(n, h, d // h, d))
-            v_out = self.split(self.node("MatMul", v, out), h * d, d)
-            asking = self._first_queries() if layer == 0 else self._queries(layer)
-            layers.append((asking, self.array(f"{layer}_where"), v_out, self._mlp(layer, self.gemm)))
-        code = self._code()
-        queries = self.experts.query.detach().numpy()
+    def look_up_prefix(self, length: int) -> tuple[str, str]:
+        """The embeddings [B, length, D] of the tokens in the input `prefix`, and their codes [B, length * C]."""
+        graph = self.graph
+        codes = graph.node("Gather", self.entries, "prefix", axis=0)
+        codes = graph.node("Reshape", codes, graph.shape(0, length * self.width))
+        return graph.node("Gather", self.rows, "prefix", axis=0), codes
 
-        def expert(i: int, memory: str, heard: str) -> str:
-            x = self.weight(queries[i : i + 1])
-            keys = self.node("Transpose", memory, perm=[0, 2, 1])
-            for asking, where, v_out, mlp in layers:
-                places = where[i, :, : self._rows(i)].copy()
-                places[:, self._written(i) :] = UNSEEN
-                scores = self.node("Add", self.node("MatMul", asking(i, x), keys), self.weight(places))
-                mixture = self.node("MatMul", self.node("Softmax", scores, axis=-1), memory)  # [B, H, D]
-                x = mlp(i, self.gemm(self.node("Reshape", mixture, self.shape(0, h * d)), v_out[i], x))
-            return code(i, x, heard)
-
-        return expert
-
-    def _first_queries(self) -> ExpertGraph:
-        """The first layer's attention queries [1, H, D]: constants, for nothing of the image has been read yet."""
-        d, h, n = self.d, self.heads, self.count
-        w = {name: weight.detach() for name, weight in self.experts.weights.items()}
-        normed = F.layer_norm(self.experts.query.detach(), (d,)) * w["0_norm"]
-        asking = (normed[:, None] @ w["0_q"]).view(n, h, 1, d // h)
-        keys = w["0_k"].view(n, d, h, d // h).permute(0, 2, 3, 1)
-        absorbed = ((asking @ keys) * (d // h) ** -0.5).view(n, 1, h, d).numpy()
-        return lambda i, _: self.weight(absorbed[i])
-
-    def _queries(self, layer: int) -> ExpertGraph:
-        """A later layer's attention queries [B, H, D], the key projection absorbed into them."""
-        d, h = self.d, self.heads
-        q = self._heads(f"{layer}_q", [0, 2, 1, 3])  # [n, H, D, d/H]
-        k = self._heads(f"{layer}_k", [0, 2, 3, 1])  # [n, H, d/H, D]
-        scale = self.weight(np.array((d // h) ** -0.5))
-        absorbed = self.node("Mul", self.node("MatMul", q, k), scale)  # [n, H, D, D]
-        q_k = self.split(self.node("Transpose", absorbed, perm=[0, 2, 1, 3]), d, h * d)
-        norms = self.array(f"{layer}_norm")
-
-        def asking(i: int, x: str) -> str:
-            return self.node("Reshape", self.node("MatMul", self.norm(x, norms[i]), q_k[i]), self.shape(0, h, d))
-
-        return asking
-
-    def _self(self) -> CodeGraph:
-        d, h = self.d, self.heads
-        layers = []
-        for layer in range(self.config.expert_depth):
-            parts = [self.split(self.stack(f"{layer}_{part}"), d, d) for part in ("q", "k", "v", "out")]
-            layers.append((self.array(f"{layer}_norm"), parts, self._mlp(layer, self.product)))
-        code = self._code()
-        queries = self.experts.query.detach().numpy()
-        scale = self.weight(np.array((d // h) ** -0.5))
-
-        def expert(i: int, memory: str, heard: str) -> str:
-            batch = self.node("Slice", self.node("Shape", memory), self.shape(0), self.shape(1))
-            query = self.node(
-                "Expand", self.weight(queries[i : i + 1]), self.node("Concat", batch, self.shape(1, d), axis=0)
-            )
-            written = self.node("Slice", memory, self.shape(0), self.shape(self._written(i)), self.shape(1))
-            x = self.node("Concat", written, query, axis=1)
-            for norm, (w_q, w_k, w_v, w_out), mlp in layers:
-                normed = self.norm(x, norm[i])
-                asking = normed
-                if mlp is layers[-1][2]:  # of the last layer the query's state alone is read
-                    x, asking = self._last(x), self._last(normed)
-                q = self._split_heads(self.node("Mul", self.node("MatMul", asking, w_q[i]), scale), [0, 2, 1, 3])
-                k = self._split_heads(self.node("MatMul", normed, w_k[i]), [0, 2, 3, 1])
-                v = self._split_heads(self.node("MatMul", normed, w_v[i]), [0, 2, 1, 3])
-                attended = self.node("MatMul", self.node("Softmax", self.node("MatMul", q, k), axis=-1), v)
-                attended = self.node("Transpose", attended, perm=[0, 2, 1, 3])
-                attended = self.node("Reshape", attended, self.shape(0, 0, d))
-                x = mlp(i, self.node("Add", x, self.node("MatMul", attended, w_out[i])))
-            return code(i, self.node("Reshape", x, self.shape(-1, d)), heard)
-
-        return expert
-
-    def _last(self, x: str) -> str:
-        """The last item of each sequence, [B, T, D] to [B, 1, D]."""
-        return self.node("Slice", x, self.shape(-1), self.shape(np.iinfo(np.int64).max), self.shape(1))
-
-    def _split_heads(self, x: str, perm: list[int]) -> str:
-        return self.node("Transpose", self.node("Reshape", x, self.shape(0, 0, self.heads, -1)), perm=perm)
-
-    def _mlp(self, layer: int, product: ProductGraph) -> ExpertGraph:
-        mlp = self.config.expert_mlp
-        norms, biases = self.array(f"{layer}_mlp_norm"), self.array(f"{layer}_mlp_in_bias")
-        w_in = self.split(self.stack(f"{layer}_mlp_in"), self.d, mlp)
-        w_out = self.split(self.stack(f"{layer}_mlp_out"), mlp, self.d)
-
-        def apply(i: int, x: str) -> str:
-            hidden = product(self.norm(x, norms[i]), w_in[i], self.weight(biases[i]))
-            return product(self.node("Gelu", hidden), w_out[i], x)
-
-        return apply
-
-    def _code(self) -> CodeGraph:
-        """The code normalised but for its length, which does not matter to the nearest of entries of length 1."""
-        norms, weights = self.array("norm"), self.array("code") / self.experts.code_deviation.numpy()[:, None]
-        return lambda i, x, heard: self.gemm(self.norm(x, norms[i]), self.weight(weights[i]), heard)
-
-    def _nearest(self, code: str) -> str:
-        """The entry most like each code [B, C], the first of equals: [B, 1].
-
-        `ArgMax` compares number by number, `ReduceMax` many at once: so each block of entries gives its best
-        similarity, and `ArgMax` has but to find the best block, and in it the entry.
-        """
-        size = self.config.codebook_size
-        blocks = next(n for n in range(math.isqrt(size), 0, -1) if size % n == 0)
-        similarity = self.node("MatMul", code, self.codebook_columns)
-        similarity = self.node("Reshape", similarity, self.shape(0, blocks, size // blocks))
-        best = self.node("ReduceMax", similarity, self.shape(2), keepdims=0)
-        block = self.node("ArgMax", best, axis=-1, keepdims=1)
-        entry = self.node("ArgMax", self.node("GatherND", similarity, block, batch_dims=1), axis=-1, keepdims=1)
-        return self.node("Add", self.node("Mul", block, self.shape(size // blocks)), entry)
-
-    # -- nodes and weights
-
-    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """Append a node of one output; return the output's name."""
-        return self.outputs(1, op, *inputs, **attributes)[0]
-
-    def outputs(self, count: int, op: str, *inputs: str, **attributes: Any) -> list[str]:
-        """Append a node of several outputs; return their names."""
-        names = [self._name(op) for _ in range(count)]
-        self.nodes.append(helper.make_node(op, list(inputs), names, **attributes))
-        return names
-
-    def norm(self, x: str, scale: NDArray[np.float32]) -> str:
-        return self.node("LayerNormalization", x, self.weight(scale), axis=-1, epsilon=1e-5)
-
-    def gemm(self, x: str, weight: str, addend: str) -> str:
-        """Multiply x [R, P] by a weight [P, Q] and add what is [R, Q] or broadcast to it: one node."""
-        return self.node("Gemm", x, weight, addend)
-
-    def product(self, x: str, weight: str, addend: str) -> str:
-        """Do the same for x of any rank."""
-        return self.node("Add", self.node("MatMul", x, weight), addend)
-
-    def array(self, name: str) -> NDArray[np.float32]:
-        """A weight of all experts, to be cut here."""
-        return self.experts.weights[name].detach().numpy()
-
-    def stack(self, name: str) -> str:
-        """A weight of all experts, to be cut when the graph is loaded."""
-        return self.weight(self.array(name))
-
-    def split(self, stack: str, rows: int, columns: int) -> list[str]:
-        """Cut a stack into one matrix [rows, columns] an expert."""
-        flat = self.node("Reshape", stack, self.shape(self.count * rows, columns))
-        return self.outputs(self.count, "Split", flat, axis=0, num_outputs=self.count)
-
-    def shape(self, *dimensions: int) -> str:
-        if dimensions not in self.shapes:
-            self.shapes[dimensions] = self._initialiser(np.array(dimensions, np.int64))
-        return self.shapes[dimensions]
-
-    def weight(self, array: NDArray[Any]) -> str:
-        """A float32 constant, stored as fp16 where that loses nothing and saves more than the cast costs at loading."""
-        array = np.asarray(array, np.float32)
-        half = array.astype(np.float16)
-        if array.size >= SMALLEST_HALF and (half.astype(np.float32) == array).all():
-            return self.node("Cast", self._initialiser(half), to=TensorProto.FLOAT)
-        return self._initialiser(array)
-
-    def _heads(self, name: str, perm: list[int]) -> str:
-        n, d, h = self.count, self.d, self.heads
-        return self.node("Transpose", self.node("Reshape", self.stack(name), self.shape(n, d, h, d // h)), perm=perm)
-
-    def _initialiser(self, array: NDArray[Any]) -> str:
-        name = self._name("constant")
-        self.initialisers.append(numpy_helper.from_array(array, name))
-        return name
-
-    def _name(self, kind: str) -> str:
-        self.names += 1
-        return f"{kind.lower()}_{self.names}"
+    def numbers(self, tokens: list[tuple[str, str]]) -> str:
+        """Tokens as numbers of codebook entries: int64 [B, n]."""
+        graph = self.graph
+        blocks, places = (graph.node("Concat", *names, axis=1) for names in zip(*tokens, strict=True))
+        return graph.node("Add", graph.node("Mul", blocks, graph.shape(self.size)), places)

@@ -33,15 +33,16 @@ def released(config: ModelConfig, folder: Path) -> NativeTok:
     return load_weights(folder / "weights.safetensors")
 
 
+@pytest.mark.parametrize("stages", [(4, 8, 12), (1, 12)])  # (1, 12): an expert alone, and more than a group
 @pytest.mark.parametrize("kind", ["cross", "self"])
-def test_bundle_equals_pytorch(kind: str, photos: np.ndarray, tmp_path: Path) -> None:
-    model = released(replace(SMOKE, expert_kind=kind), tmp_path)  # type: ignore[arg-type]
+def test_bundle_equals_pytorch(kind: str, stages: tuple[int, ...], photos: np.ndarray, tmp_path: Path) -> None:
+    model = released(replace(SMOKE, expert_kind=kind, stages=stages), tmp_path)  # type: ignore[arg-type]
     export_bundle(model, tmp_path / "tiny", "# Card\n", {"data": "fixtures"}, {})
     figures = check_bundle(model, tmp_path / "tiny", photos)
     assert figures["tokens_equal"] >= 0.999
     manifest = json.loads((tmp_path / "tiny/manifest.json").read_text())
     assert manifest["name"] == "tiny"
-    assert manifest["tokens"] == {"length": 12, "stages": [4, 8, 12]}
+    assert manifest["tokens"] == {"length": 12, "stages": list(stages)}
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((tmp_path / "tiny" / name).read_bytes()).hexdigest() == digest
 
@@ -78,7 +79,7 @@ GRAPHS = sorted(path.name for path in (ROOT / "models/nativetok-128").glob("*.on
 # What the shipped graphs are made of, all of which the CUDA provider of ONNX Runtime 1.29.0 runs itself. One that it
 # does not, such as Col2Im, would take each batch to the CPU and back.
 CUDA_OPERATORS = (
-    "Add ArgMax Cast Clip Concat Div Equal Expand Gather GatherND Gelu Gemm LayerNormalization MatMul Mul Pad "
+    "Add ArgMax Cast Clip Concat Div Equal Expand Gather GatherND Gelu Gemm LayerNormalization Log MatMul Mul Pad "
     "ReduceMax Reshape Round Shape Slice Softmax Split Squeeze Sub TensorScatter Transpose Unsqueeze Where"
 )
 
@@ -105,14 +106,18 @@ def test_shipped_graphs_are_causal(stage: int) -> None:
     """In the graph itself, token i is computed from exactly the tokens before it: nothing later, nothing left out."""
     graph = onnx.load(ROOT / f"models/nativetok-128/mocet-{stage}.onnx").graph
     producer = {output: node for node in graph.node for output in node.output}
-    positions = {name: i for i, name in enumerate(producer[producer["tokens"].input[0]].input)}
-    assert len(positions) == (32, 32, 64)[stage - 1]
+    sizes, places = (producer[name] for name in producer[producer["tokens"].input[0]].input)
+    blocks = producer[sizes.input[0]]
+    tokens = list(zip(blocks.input, places.input, strict=True))  # a block of the codebook, and a place there
+    assert len(tokens) == (32, 32, 64)[stage - 1]
+    positions = {name: i for i, token in enumerate(tokens) for name in token}
     inputs = {value.name for value in graph.input}
     sources: dict[str, set[str]] = {name: {name} for name in inputs}  # the inputs and tokens behind every value
     for node in graph.node:
         behind = set().union(*(sources.get(name, set()) for name in node.input))
         for output in node.output:
             if output in positions:
-                assert behind - inputs == {name for name, i in positions.items() if i < positions[output]}
+                i = positions[output]
+                assert behind - inputs - set(tokens[i]) == {name for token in tokens[:i] for name in token}
                 assert behind >= inputs
             sources[output] = behind | ({output} & positions.keys())
