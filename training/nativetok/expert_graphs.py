@@ -66,14 +66,19 @@ class ExpertGraphs(Protocol):
 
 
 class _Parts:
-    """What both kinds of experts have."""
+    """What both kinds of experts have.
+
+    A state is read by normalisations alone, and these take its mean off. So whatever is added to a state is centred
+    already, in the weights, and its mean is 0 by itself.
+    """
 
     def __init__(self, graph: Graph, experts: Experts, embedding: nn.Linear) -> None:
         self.graph, self.config = graph, experts.config
         self.embedding = {name: weight.numpy() for name, weight in embedding.state_dict().items()}
         self.count = experts.end - experts.start
         self.weights = {name: weight.detach().numpy() for name, weight in experts.weights.items()}
-        self.queries, self.positions = experts.query.detach().numpy(), experts.position.detach().numpy()
+        query = experts.query.detach()
+        self.queries, self.positions = (query - query.mean(-1, keepdim=True)).numpy(), experts.position.detach().numpy()
         self.start = experts.start
         self.d, self.heads = self.config.expert_width, self.config.expert_heads
         self.code_weights = self.weights["code"] / experts.code_deviation.numpy()[:, None]
@@ -92,7 +97,7 @@ class _Parts:
         graph, width = self.graph, self.config.expert_mlp
         norms, biases = self.weights[f"{layer}_mlp_norm"], self.weights[f"{layer}_mlp_in_bias"]
         w_in = self.matrices(f"{layer}_mlp_in", self.d, width)
-        w_out = self.matrices(f"{layer}_mlp_out", width, self.d)
+        w_out = self.matrices_to_state(f"{layer}_mlp_out", width)
 
         def apply(i: int, x: str) -> str:
             hidden = product(graph.norm(x, norms[i]), w_in[i], graph.weight(biases[i]))
@@ -103,6 +108,10 @@ class _Parts:
     def matrices(self, name: str, rows: int, columns: int) -> list[str]:
         """A stacked weight as one matrix [rows, columns] an expert, cut when the graph is loaded."""
         return self.graph.matrices(self.graph.weight(self.weights[name]), self.count, rows, columns)
+
+    def matrices_to_state(self, name: str, rows: int) -> list[str]:
+        """A stacked weight [n, rows, D] whose products are added to states, likewise."""
+        return self.graph.matrices(self.graph.centred(self.graph.weight(self.weights[name])), self.count, rows, self.d)
 
     def of_heads(self, name: str, perm: list[int]) -> str:
         """A stacked weight [n, D, D] as [n, D, H, D/H], transposed."""
@@ -130,7 +139,7 @@ class CrossGraph(_Parts):
             out = graph.weight(self.weights[f"{layer}_out"])
             out = graph.node("Reshape", out, graph.shape(n, h, d // h, d))
             v_out = graph.node("MatMul", self.of_heads(f"{layer}_v", [0, 2, 1, 3]), out)
-            self.v_out.append(graph.matrices(v_out, n, h * d, d))
+            self.v_out.append(graph.matrices(graph.centred(v_out), n, h * d, d))
             self.mlps.append(self.mlp(layer, graph.gemm))
         self.group = range(0)
         self.mixtures: list[str] = []
@@ -232,7 +241,8 @@ class SelfGraph(_Parts):
         super().__init__(graph, experts, embedding)
         d, depth = self.d, self.config.expert_depth
         self.norms = [self.weights[f"{layer}_norm"] for layer in range(depth)]
-        self.parts = [[self.matrices(f"{layer}_{p}", d, d) for p in ("q", "k", "v", "out")] for layer in range(depth)]
+        self.parts = [[self.matrices(f"{layer}_{p}", d, d) for p in "qkv"] for layer in range(depth)]
+        self.outs = [self.matrices_to_state(f"{layer}_out", d) for layer in range(depth)]
         self.mlps = [self.mlp(layer, graph.product) for layer in range(depth)]
         self.scale = graph.weight(np.array((d // self.heads) ** -0.5))
 
@@ -251,8 +261,8 @@ class SelfGraph(_Parts):
         query = graph.weight(self.queries[i : i + 1])
         query = graph.node("Expand", query, graph.node("Concat", batch, graph.shape(1, d), axis=0))
         written = graph.node("Slice", memory.name, graph.shape(0), graph.shape(memory.written), graph.shape(1))
-        x = graph.node("Concat", written, query, axis=1)
-        for layer, (w_q, w_k, w_v, w_out) in enumerate(self.parts):
+        x = graph.node("Concat", graph.centred(written), query, axis=1)
+        for layer, (w_q, w_k, w_v) in enumerate(self.parts):
             normed = graph.norm(x, self.norms[layer][i])
             asking = normed
             if layer + 1 == self.config.expert_depth:  # of the last layer the query's state alone is read
@@ -266,7 +276,7 @@ class SelfGraph(_Parts):
             attended = graph.node("MatMul", graph.node("Softmax", graph.node("MatMul", q, k), axis=-1), v)
             attended = graph.node("Transpose", attended, perm=[0, 2, 1, 3])
             attended = graph.node("Reshape", attended, graph.shape(0, 0, d))
-            x = self.mlps[layer](i, graph.product(attended, w_out[i], x))
+            x = self.mlps[layer](i, graph.product(attended, self.outs[layer][i], x))
         return self.read_code(i, graph.node("Reshape", x, graph.shape(-1, d)), heard)
 
     def _last(self, x: str) -> str:

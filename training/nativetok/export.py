@@ -21,30 +21,12 @@ from torch import Tensor, nn
 
 from nativetok.data import find_split, load_images
 from nativetok.mocet_graph import mocet_graph
-from nativetok.model import NativeTok, load_weights, to_pixels, to_uint8
+from nativetok.model import NativeTok, load_weights, to_pixels
+from nativetok.transformer_graphs import DecoderGraph, EncoderGraph
 
 FORMAT = 1
-OPSET = 20
-IR_VERSION = 10
-
-
-class _EncoderGraph(nn.Module):
-    def __init__(self, model: NativeTok) -> None:
-        super().__init__()
-        self.encoder = model.encoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.encoder(to_pixels(images))
-
-
-class _DecoderGraph(nn.Module):
-    def __init__(self, model: NativeTok) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        ids = tokens.long()
-        return to_uint8(self.model.decoder(self.model.quantiser.lookup(ids), ids == self.model.config.codebook_size))
+OPSET = 23
+IR_VERSION = 11
 
 
 def export_bundle(model: NativeTok, out: Path, card: str, training: dict[str, Any], quality: dict[str, Any]) -> None:
@@ -58,9 +40,9 @@ def export_bundle(model: NativeTok, out: Path, card: str, training: dict[str, An
     out.mkdir(parents=True, exist_ok=True)
     images = torch.zeros(2, config.image_size, config.image_size, 3, dtype=torch.uint8)
     tokens = torch.zeros(2, config.length, dtype=torch.int32)
-    graphs = {"encoder.onnx": _trace(_EncoderGraph(model), "images", images, "latents")}
+    graphs = {"encoder.onnx": _trace(EncoderGraph(model), "images", images, "latents")}
     graphs |= {f"mocet-{stage + 1}.onnx": mocet_graph(model, stage) for stage in range(len(config.stages))}
-    graphs["decoder.onnx"] = _trace(_DecoderGraph(model), "tokens", tokens, "images")
+    graphs["decoder.onnx"] = _trace(DecoderGraph(model), "tokens", tokens, "images")
     for name, graph in graphs.items():
         onnx.checker.check_model(graph)
         onnx.save(graph, out / name)

@@ -79,8 +79,8 @@ GRAPHS = sorted(path.name for path in (ROOT / "models/nativetok-128").glob("*.on
 # What the shipped graphs are made of, all of which the CUDA provider of ONNX Runtime 1.29.0 runs itself. One that it
 # does not, such as Col2Im, would take each batch to the CPU and back.
 CUDA_OPERATORS = (
-    "Add ArgMax Cast Clip Concat Div Equal Expand Gather GatherND Gelu Gemm LayerNormalization Log MatMul Mul Pad "
-    "ReduceMax Reshape Round Shape Slice Softmax Split Squeeze Sub TensorScatter Transpose Unsqueeze Where"
+    "Add ArgMax Cast Clip Concat Div Equal Expand Gather GatherND Gelu Gemm Log MatMul Mul Pad RMSNormalization "
+    "ReduceMax ReduceMean Reshape Round Shape Slice Softmax Split Squeeze Sub TensorScatter Transpose Unsqueeze Where"
 )
 
 
