@@ -154,9 +154,9 @@ class MetaImageTransformer(nn.Module):
         """Pixels [B, 3, H, W] in -1..1 to latents [B, N, D]."""
         return self.read(patches(pixels, self.patch_size))
 
-    def read(self, patches: Tensor) -> Tensor:
+    def read(self, x: Tensor) -> Tensor:
         """Patches [B, N, 3 * size * size] to latents [B, N, D]."""
-        x = self.patch_embedding(patches) + self.positions
+        x = self.patch_embedding(x) + self.positions
         if self.tokens is None:
             return self.dimension_switcher(self.norm(self.blocks(x))) + self.latent_positions
         x = self.blocks(torch.cat([x, self.tokens.expand(len(x), -1, -1)], dim=1))

@@ -1,8 +1,8 @@
 """Encoder and decoder as they are traced to ONNX graphs: the same numbers from operators that ONNX Runtime runs fast.
 
-On a CPU, release 1.29 takes six times as long for `LayerNormalization` as for a mean, a difference and
-`RMSNormalization`. And it makes one slow operator of a sum and the `Gelu` after it, but not where a product has taken
-the sum in (`Gemm`), which is a product of matrices alone.
+On a CPU, release 1.29 takes four times as long for `LayerNormalization` as for a difference to the mean,
+`RMSNormalization` and a sum. And it makes one operator of a sum and the `Gelu` after it which is slower than the two;
+not where a product has taken the sum in, which `Gemm` does, on matrices.
 """
 
 from copy import deepcopy
