@@ -51,7 +51,12 @@ class NativeTok(nn.Module):
 
 def to_pixels(images: Tensor) -> Tensor:
     """Images uint8 [B, H, W, 3] to the network's pixels float32 [B, 3, H, W] in -1..1."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return scaled(images.permute(0, 3, 1, 2))
+
+
+def scaled(values: Tensor) -> Tensor:
+    """Values uint8 of images to the network's, float32 in -1..1."""
+    return values.float() / 127.5 - 1
 
 
 def to_uint8(pixels: Tensor) -> Tensor:

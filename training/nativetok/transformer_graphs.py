@@ -10,7 +10,7 @@ from copy import deepcopy
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nativetok.model import NativeTok, to_uint8
+from nativetok.model import NativeTok, scaled, to_uint8
 
 
 class EncoderGraph(nn.Module):
@@ -30,8 +30,7 @@ class EncoderGraph(nn.Module):
         b, h, w, c = images.shape
         size = self.size
         patches = images.view(b, h // size, size, w // size, size, c).transpose(2, 3)
-        pixels = patches.reshape(b, -1, size * size * c).float() / 127.5 - 1
-        return self.encoder.read(pixels)
+        return self.encoder.read(scaled(patches.reshape(b, -1, size * size * c)))
 
 
 class DecoderGraph(nn.Module):
