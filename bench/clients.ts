@@ -1,6 +1,7 @@
 // Load from N keep-alive clients, each sending its next request when it has the answer to the last: `--help` says how.
 import { Agent } from 'node:http'
 import { createHistogram } from 'node:perf_hooks'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { type Call, decodeCalls, encodeCalls, send } from './calls.ts'
 import { fixtures, readImages } from './images.ts'
@@ -14,6 +15,7 @@ const usage = `npm run bench:clients -- [options]
   --images <n>        stop sending after so many images, if that is sooner
   --batch <n>         images or sequences a request (default 1)
   --length <n>        tokens an image (default: all)
+  --pause <ms>        time between an answer and the next request, as of a client that far away (default 0)
   --warm-up <s>       seconds of the same load beforehand that do not count (default 2)
   --photos <folder>   .jpg, .png and .webp files to send (default test/fixtures/photos)
   --pid <n>           the server's process, to report the processor time and memory of it and its descendants`
@@ -43,6 +45,7 @@ const { values: options } = parseArgs({
     images: { type: 'string', default: 'Infinity' },
     batch: { type: 'string', default: '1' },
     length: { type: 'string' },
+    pause: { type: 'string', default: '0' },
     'warm-up': { type: 'string', default: '2' },
     photos: { type: 'string', default: fixtures },
     pid: { type: 'string' },
@@ -55,6 +58,7 @@ if (options.help) {
 }
 const clients = number('clients')
 const batch = number('batch')
+const pause = number('pause')
 const length = options.length === undefined ? undefined : number('length')
 
 const calls = await callsOf(options.route)
@@ -102,6 +106,7 @@ async function load(seconds: number, images: number) {
       } else {
         errors[error] = (errors[error] ?? 0) + 1
       }
+      if (pause > 0) await sleep(pause)
     }
     agent.destroy()
   }
@@ -119,7 +124,7 @@ async function load(seconds: number, images: number) {
   }
 }
 
-function number(name: 'clients' | 'seconds' | 'images' | 'batch' | 'length' | 'warm-up' | 'pid'): number {
+function number(name: 'clients' | 'seconds' | 'images' | 'batch' | 'length' | 'pause' | 'warm-up' | 'pid'): number {
   const value = Number(options[name])
   if (Number.isNaN(value) || value < 0) throw new Error(`--${name} ${options[name]}: it must be a number`)
   return value

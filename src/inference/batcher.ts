@@ -2,6 +2,7 @@ import type { Engine } from './engine.ts'
 import { EngineFailedError } from './errors.ts'
 import { type ModelShape, sequenceLength } from './graphs.ts'
 import type { GraphTimings } from './protocol.ts'
+import { ReturningClients } from './returning.ts'
 
 /** What a batch carries. */
 export type Kind = 'encode' | 'decode'
@@ -79,17 +80,22 @@ class Lane<Input, Output> {
     this.#metrics = metrics
   }
 
-  /** Queues an input. An abort rejects at once with the signal's reason, also while a batch with it runs. */
+  /**
+   * Queues an input. An abort rejects at once with the signal's reason, also while a batch with it runs.
+   * @param settled called once, when there is an answer or will be none, before an engine takes its next batch.
+   */
   push<Result>(
     input: Input,
     signal: AbortSignal | undefined,
+    settled: () => void,
     result: (output: Output, timings: Timings) => Result,
   ): Promise<Result> {
     return new Promise((resolve, reject) => {
-      signal?.throwIfAborted()
       const settle = () => {
+        if (item.settled) return
         item.settled = true
         signal?.removeEventListener('abort', abort)
+        settled()
       }
       const item: Item<Input, Output> = {
         input,
@@ -113,10 +119,24 @@ class Lane<Input, Output> {
         }
         item.reject(signal?.reason)
       }
+      if (signal?.aborted) {
+        item.reject(signal.reason)
+        return
+      }
       signal?.addEventListener('abort', abort, { once: true })
       this.#enter(item)
       this.#countWaiting()
     })
+  }
+
+  /** Whether something waits, less than a batch of `max`. */
+  short(max: number): boolean {
+    return this.#retries.length === 0 && this.#waiting.size > 0 && this.#waiting.size < max
+  }
+
+  /** Whether nothing waits. */
+  get empty(): boolean {
+    return this.#retries.length === 0 && this.#waiting.size === 0
   }
 
   /** The next batch: first what is to be retried, alone, then up to `max` items by age and in turn. */
@@ -204,18 +224,39 @@ class Lane<Input, Output> {
   }
 }
 
+/** An engine without work: since when, and how many milliseconds its last batch took. */
+interface Rest {
+  since: number
+  batch: number
+}
+
+/** Of the time that its last batch took, the part that an engine waits at most for more images. */
+const PATIENCE = 1 / 4
+/** The part within which a client has to be back to be waited for: further away it would cost more than it brings. */
+const PROMPT = 1 / 8
+const RECHECK_MS = 1
+
 /**
  * Gathers single images and sequences into batches for whatever engines there are. Batching is continuous: an idle engine
- * gets at once what is waiting, up to `maxBatch` and up to its share of all that waits or runs; while all are busy the
- * queues grow. Encode and decode wait apart and take turns, so that neither starves the other.
+ * gets what is waiting, up to `maxBatch` and up to its share of all there is; while all are busy the queues grow. Encode
+ * and decode wait apart and take turns, so that neither starves the other.
+ *
+ * An engine that has just finished waits a moment for images that are about to join the queue, those being prepared and
+ * those of clients that come back as soon as they are answered. Otherwise it would run without the ones it has answered,
+ * and the same clients would go on in more and smaller batches. Sequences are not waited for: decoding costs the same in
+ * small batches.
  */
 export class Batcher {
   readonly #maxBatch: number
   readonly #encodes: Lane<Encode, Uint16Array>
   readonly #decodes: Lane<ArrayLike<number>, Uint8Array>
-  readonly #idle = new Set<Engine>()
+  readonly #idle = new Map<Engine, Rest>()
   readonly #engines = new Set<Engine>()
+  readonly #clients = new ReturningClients()
   #turn: Kind = 'encode'
+  #recheck: NodeJS.Timeout | undefined
+  #preparing = 0
+  /** Images and sequences asked for and not answered, whether they are being prepared, wait or run. */
   #unsettled = 0
   #drained = Promise.withResolvers<void>()
 
@@ -234,7 +275,7 @@ export class Batcher {
   /** Gives the batcher an engine to use, until {@link remove}. */
   add(engine: Engine): void {
     this.#engines.add(engine)
-    this.#idle.add(engine)
+    this.#idle.set(engine, { since: performance.now(), batch: 0 })
     this.#pump()
   }
 
@@ -244,11 +285,32 @@ export class Batcher {
   }
 
   /**
-   * @param pixels uint8 `[H,W,3]`, not changed until the promise settles.
+   * @param pixels uint8 `[H,W,3]`, not changed until the promise settles, or a promise of them while they are prepared.
    * @param signal of the request: items that share it are one request, which takes turns with the others.
+   * @param client whose request it is, the same object for each of its requests.
    */
-  encode(pixels: Uint8Array, length: number, signal?: AbortSignal): Promise<{ tokens: Uint16Array; timings: Timings }> {
-    return this.#track(this.#encodes.push({ pixels, length }, signal, (tokens, timings) => ({ tokens, timings })))
+  async encode(
+    pixels: Uint8Array | Promise<Uint8Array>,
+    length: number,
+    signal?: AbortSignal,
+    client: object = {},
+  ): Promise<{ tokens: Uint16Array; timings: Timings }> {
+    this.#begin()
+    this.#clients.asks(client)
+    const settled = () => {
+      this.#clients.answered(client)
+      this.#end()
+    }
+    let input: Encode
+    try {
+      input = { pixels: pixels instanceof Uint8Array ? pixels : await this.#prepared(pixels), length }
+    } catch (error) {
+      settled()
+      throw error
+    }
+    const answer = this.#encodes.push(input, signal, settled, (tokens, timings) => ({ tokens, timings }))
+    this.#pump()
+    return answer
   }
 
   /**
@@ -256,42 +318,65 @@ export class Batcher {
    * @param signal as with {@link encode}
    */
   decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
-    return this.#track(this.#decodes.push(tokens, signal, (pixels, timings) => ({ pixels, timings })))
+    this.#begin()
+    const settled = () => this.#end()
+    const answer = this.#decodes.push(tokens, signal, settled, (pixels, timings) => ({ pixels, timings }))
+    this.#pump()
+    return answer
   }
 
-  /** Resolves when nothing waits or runs. */
+  /** Resolves when nothing is being prepared, waits or runs. */
   drained(): Promise<void> {
     return this.#drained.promise
   }
 
-  async #track<Result>(pushed: Promise<Result>): Promise<Result> {
-    if (this.#unsettled++ === 0) this.#drained = Promise.withResolvers()
-    this.#pump()
+  async #prepared(pixels: Promise<Uint8Array>): Promise<Uint8Array> {
+    this.#preparing++
     try {
-      return await pushed
+      return await pixels
     } finally {
-      if (--this.#unsettled === 0) this.#drained.resolve()
+      this.#preparing--
     }
   }
 
+  #begin(): void {
+    if (this.#unsettled++ === 0) this.#drained = Promise.withResolvers()
+  }
+
+  #end(): void {
+    if (--this.#unsettled === 0) this.#drained.resolve()
+  }
+
   #pump(): void {
-    for (const engine of this.#idle) {
+    clearTimeout(this.#recheck)
+    this.#recheck = undefined
+    for (const [engine, rest] of this.#idle) {
       if (engine.over) continue
-      const job = this.#next()
-      if (!job) return
+      const job = this.#next(rest)
+      if (!job) continue
       this.#idle.delete(engine)
+      const start = performance.now()
       void job.run(engine).then(() => {
-        if (this.#engines.has(engine)) this.#idle.add(engine)
+        const since = performance.now()
+        if (this.#engines.has(engine)) this.#idle.set(engine, { since, batch: since - start })
         this.#pump()
       })
     }
   }
 
-  #next(): Job | undefined {
+  #next(rest: Rest): Job | undefined {
+    const patient = performance.now() - rest.since < rest.batch * PATIENCE
+    const expected = patient ? this.#clients.expected(rest.batch * PROMPT) : 0
     // With more, one engine would work on a long batch for clients that then leave the others without work.
-    const share = Math.ceil(this.#unsettled / this.#engines.size)
+    const share = Math.ceil((this.#unsettled + expected) / this.#engines.size)
+    const max = Math.min(this.#maxBatch, share)
+    if (patient && this.#preparing + expected > 0 && this.#encodes.short(max) && this.#decodes.empty) {
+      // Nothing calls when a client does not come back.
+      this.#recheck ??= setTimeout(() => this.#pump(), RECHECK_MS)
+      return undefined
+    }
     for (const kind of this.#turn === 'encode' ? (['encode', 'decode'] as const) : (['decode', 'encode'] as const)) {
-      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(Math.min(this.#maxBatch, share))
+      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(max)
       if (job) {
         this.#turn = kind === 'encode' ? 'decode' : 'encode'
         return job

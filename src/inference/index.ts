@@ -194,23 +194,25 @@ export class Inference {
 
   /**
    * Encodes one image.
-   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles.
+   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles. Or a promise of them:
+   * an engine may wait a moment for images that are being prepared, so as to take more of them at once.
    * @param length tokens wanted, 1 to L.
    * @param signal takes the image out of the queue; the promise then rejects with the signal's reason.
+   * @param client stands for the client in all of its requests: for one that is known to come back at once with more, an
+   * engine may wait likewise.
    * @returns uint16 ids `[length]`, the first `length` of the full encoding, bit for bit.
    * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
-   * image alone.
+   * image alone; what the promise of pixels rejects with.
    */
   async encode(
-    pixels: Uint8Array,
+    pixels: Uint8Array | Promise<Uint8Array>,
     length: number,
     signal?: AbortSignal,
+    client?: object,
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
-    if (pixels.length !== this.#imageBytes) {
-      throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
-    }
     this.#check(length)
-    return this.#batcher.encode(pixels, length, signal)
+    const checked = pixels instanceof Uint8Array ? this.#checkSize(pixels) : pixels.then((p) => this.#checkSize(p))
+    return this.#batcher.encode(checked, length, signal, client)
   }
 
   /**
@@ -245,6 +247,11 @@ export class Inference {
     this.#closed = true
     clearTimeout(this.#giveUp)
     await Promise.all(this.#keepers.map((keeper) => keeper.close()))
+  }
+
+  #checkSize(pixels: Uint8Array): Uint8Array {
+    if (pixels.length === this.#imageBytes) return pixels
+    throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
   }
 
   #check(length: number): void {

@@ -56,8 +56,8 @@ export function encode(services: Services): RouteHandlerMethod {
       throw new Problem('malformed', `query.length is ${length}; from 1 to ${info.length} it may be`)
     const type = negotiate(request, ['application/json', 'application/x-npy'])
 
-    const toTokens = async (pixels: Uint8Array): Promise<Uint16Array> => {
-      const { tokens, timings } = await inference.encode(pixels, length, admission.signal)
+    const toTokens = async (pixels: Uint8Array | Promise<Uint8Array>): Promise<Uint16Array> => {
+      const { tokens, timings } = await inference.encode(pixels, length, admission.signal, request.raw.socket)
       admission.time(timings)
       metrics.item('encode', timings)
       return tokens
@@ -71,9 +71,7 @@ export function encode(services: Services): RouteHandlerMethod {
       const files = filesOf(request.body as Buffer | { images: (Buffer | string)[] }, admission)
       // No more than run anyway, so that requests take turns at the pool.
       const inTurn = pLimit(poolSize)
-      rows = await admission.each(files, async (bytes, item) =>
-        toTokens(await inTurn(() => pixelsOf(bytes, item, request))),
-      )
+      rows = await admission.each(files, (bytes, item) => toTokens(inTurn(() => pixelsOf(bytes, item, request))))
     }
 
     reply.type(type)

@@ -1,64 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Batcher } from '../../src/inference/batcher.ts'
-import type { Engine } from '../../src/inference/engine.ts'
 import { EngineFailedError } from '../../src/inference/index.ts'
-import type { DecodeBatch, EncodeBatch } from '../../src/inference/protocol.ts'
-
-// Images of one pixel: the first byte says who is who.
-const shape = {
-  imageSize: 1,
-  stages: [2, 4],
-  latents: { count: 1, width: 1 },
-  codebook: { size: 10, dimension: 1 },
-}
-const image = (id: number) => Uint8Array.of(id, 0, 0)
-
-interface Call {
-  kind: 'encode' | 'decode'
-  ids: number[]
-  lengths: number[]
-  tokens: number[]
-  succeed(): void
-  fail(error: Error): void
-}
-
-/** An engine whose batches a test answers by hand: image `id` has the tokens id, id+1, id+2, id+3. */
-class ManualEngine implements Engine {
-  readonly calls: Call[] = []
-  readonly ended = new Promise<string>(() => {})
-  over = false
-  answered = 0
-
-  encode({ pixels, lengths }: EncodeBatch) {
-    const ids = lengths.map((_, row) => pixels[row * 3] ?? -1)
-    const tokens = Uint16Array.from(ids.flatMap((id) => [id, id + 1, id + 2, id + 3]))
-    return this.#call('encode', { ids, lengths, tokens: [] }, { tokens, timings: { encoder: 1 } })
-  }
-
-  decode({ tokens }: DecodeBatch) {
-    const ids = [...tokens].filter((_, index) => index % 4 === 0)
-    const pixels = Uint8Array.from(ids.flatMap((id) => [id, id, id]))
-    return this.#call('decode', { ids, lengths: [], tokens: [...tokens] }, { pixels, timings: { decoder: 1 } })
-  }
-
-  async close() {}
-
-  /** The batch that waits for its answer. */
-  get last(): Call {
-    const call = this.calls.at(-1)
-    assert.ok(call, 'the engine has a batch')
-    return call
-  }
-
-  #call<Result>(kind: Call['kind'], call: Pick<Call, 'ids' | 'lengths' | 'tokens'>, result: Result): Promise<Result> {
-    return new Promise((resolve, reject) => {
-      this.calls.push({ kind, ...call, succeed: () => resolve(result), fail: reject })
-    })
-  }
-}
-
-const settled = () => new Promise(setImmediate)
+import { image, ManualEngine, settled, shape } from './manual-engine.ts'
 
 function batcherWithEngine(maxBatch = 8) {
   const batcher = new Batcher(shape, maxBatch)
