@@ -18,3 +18,11 @@ test('png keeps every pixel, webp and jpeg follow the quality', async () => {
     assert.deepEqual([found, width, height], [format, 128, 128])
   }
 })
+
+test('png takes far fewer bytes than without filters, where the picture is as smooth as decoded ones', async () => {
+  const smooth = sharp(photo).removeAlpha().resize(128, 128).blur(1.5)
+  const pixels = await smooth.clone().raw().toBuffer()
+  const png = await encodeImage(pixels, 128, 'png', 1)
+  const unfiltered = await smooth.png({ adaptiveFiltering: false }).toBuffer()
+  assert.ok(png.length < 0.7 * unfiltered.length, `${png.length} and ${unfiltered.length} bytes`)
+})
