@@ -129,9 +129,9 @@ class Lane<Input, Output> {
     })
   }
 
-  /** Whether something waits, less than a batch of `max`. */
-  short(max: number): boolean {
-    return this.#retries.length === 0 && this.#waiting.size > 0 && this.#waiting.size < max
+  /** Whether something waits, but fewer items than `count`. */
+  short(count: number): boolean {
+    return this.#retries.length === 0 && this.#waiting.size > 0 && this.#waiting.size < count
   }
 
   /** Whether nothing waits. */
@@ -369,14 +369,15 @@ export class Batcher {
     const expected = patient ? this.#clients.expected(rest.batch * PROMPT) : 0
     // With more, one engine would work on a long batch for clients that then leave the others without work.
     const share = Math.ceil((this.#unsettled + expected) / this.#engines.size)
-    const max = Math.min(this.#maxBatch, share)
-    if (patient && this.#preparing + expected > 0 && this.#encodes.short(max) && this.#decodes.empty) {
+    // Where clients fill half of the places, batches are large enough as they come.
+    const mayGrow = share <= this.#maxBatch / 2 && this.#encodes.short(share) && this.#decodes.empty
+    if (patient && mayGrow && this.#preparing + expected > 0) {
       // Nothing calls when a client does not come back.
       this.#recheck ??= setTimeout(() => this.#pump(), RECHECK_MS)
       return undefined
     }
     for (const kind of this.#turn === 'encode' ? (['encode', 'decode'] as const) : (['decode', 'encode'] as const)) {
-      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(max)
+      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(Math.min(this.#maxBatch, share))
       if (job) {
         this.#turn = kind === 'encode' ? 'decode' : 'encode'
         return job

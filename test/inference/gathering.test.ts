@@ -9,8 +9,8 @@ const BATCH_MS = 400
 const FAR_MS = 150
 
 /** A batcher whose one engine takes so long for each batch. */
-function slowBatcher() {
-  const batcher = new Batcher(shape, 8)
+function slowBatcher(maxBatch = 16) {
+  const batcher = new Batcher(shape, maxBatch)
   const engine = new ManualEngine()
   batcher.add(engine)
   const finish = async () => {
@@ -86,6 +86,20 @@ test('an engine does not wait for clients that take their time', async () => {
   const calls = engine.calls.length
   await finish()
   assert.equal(engine.calls.length, calls + 1)
+  await end()
+})
+
+test('an engine does not wait where clients fill half of a batch anyway', async () => {
+  const { batcher, engine, finish } = slowBatcher(4)
+  const { end } = askingAgain(batcher, engine, [0, 0, 0])
+  for (let batch = 0; batch < 4; batch++) {
+    await finish()
+    await sleep(20)
+  }
+  const calls = engine.calls.length
+  await finish()
+  assert.equal(engine.calls.length, calls + 1)
+  assert.ok(engine.last.ids.length < 3)
   await end()
 })
 
