@@ -15,10 +15,9 @@ import type {
   GraphTimings,
 } from './protocol.ts'
 import { explainCuda, setTf32 } from './providers.ts'
+import { fillRows, joinParts, type Numbers, partsOf } from './rows.ts'
 import { sha256 } from './sha256.ts'
-import { fillRows, rowsToRun } from './sizing.ts'
-
-type Numbers = Uint8Array | Int32Array | Float32Array
+import { largestPart, rowsToRun } from './sizing.ts'
 
 /** A model whose graphs are loaded. */
 class LoadedModel {
@@ -59,7 +58,7 @@ class LoadedModel {
     const length = sequenceLength(this.#config.shape)
     const timings: GraphTimings = {}
     const images = new Tensor('uint8', pixels, [lengths.length, imageSize, imageSize, 3])
-    const latents = (await this.#run('encoder', { images }, 'latents', timings)) as Float32Array
+    const latents = (await this.#runInParts('encoder', 'images', images, 'latents', timings)) as Float32Array
     const tokens = new Uint16Array(lengths.length * length)
     let start = 0
     for (const [index, end] of stages.entries()) {
@@ -93,9 +92,26 @@ class LoadedModel {
   async decode({ tokens }: DecodeBatch): Promise<DecodeResult> {
     const length = sequenceLength(this.#config.shape)
     const timings: GraphTimings = {}
-    const feeds = { tokens: new Tensor('int32', tokens, [tokens.length / length, length]) }
-    const pixels = (await this.#run('decoder', feeds, 'images', timings)) as Uint8Array
+    const rows = new Tensor('int32', tokens, [tokens.length / length, length])
+    const pixels = (await this.#runInParts('decoder', 'tokens', rows, 'images', timings)) as Uint8Array
     return { pixels, timings }
+  }
+
+  /** Runs a graph that has one input on one part of the batch after the other. */
+  async #runInParts(
+    name: string,
+    input: string,
+    { type, data, dims: [rows = 0, ...shape] }: Tensor,
+    output: string,
+    timings: GraphTimings,
+  ): Promise<Numbers> {
+    const width = data.length / rows
+    const outputs: Numbers[] = []
+    for (const [start, end] of partsOf(rows, largestPart(this.#config))) {
+      const part = new Tensor(type, (data as Numbers).subarray(start * width, end * width), [end - start, ...shape])
+      outputs.push(await this.#run(name, { [input]: part }, output, timings))
+    }
+    return joinParts(outputs)
   }
 
   /** Runs a graph at one of the plan's sizes where they are pinned; no row of the output is one that was filled in. */
@@ -107,7 +123,7 @@ class LoadedModel {
       return [input, new Tensor(type, fillRows(data as Numbers, rows, count), [count, ...dims.slice(1)])]
     })
     const outputs = await this.#sessions.get(name)?.run(Object.fromEntries(feeds))
-    timings[name] = performance.now() - started
+    timings[name] = (timings[name] ?? 0) + performance.now() - started
     const numbers = outputs?.[output]?.data as Numbers | undefined
     if (!numbers) throw new Error(`${name} gave no ${output}`)
     return numbers.subarray(0, (numbers.length / count) * rows)

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
-import type { BatchPlan, Provider } from './protocol.ts'
+import type { BatchPlan, EngineConfig, Provider } from './protocol.ts'
 
 /** What this process may use of its machine. */
 export interface Machine {
@@ -17,6 +17,8 @@ export interface EnginePlan {
   threads: number
 }
 
+/** Measured: with more, what a transformer's layers pass on to each other leaves the core's cache. */
+const IMAGES_A_CORE = 8
 /** Of the memory, what engines may take on a CPU unless their number is set; the rest is for requests, files and others. */
 const ENGINES_SHARE = 0.5
 /** Measured of an engine on a CPU at batches of 32: what it takes over what its graphs take on disk. */
@@ -58,16 +60,12 @@ export function rowsToRun(rows: number, { sizes, pinned }: BatchPlan): number {
   return (pinned && sizes.find((size) => size >= rows)) || rows
 }
 
-/** `rows` rows of numbers, followed by as many rows of zeros as make `count`; the array itself where none is missing. */
-export function fillRows<Numbers extends Uint8Array | Int32Array | Float32Array>(
-  data: Numbers,
-  rows: number,
-  count: number,
-): Numbers {
-  if (rows === count) return data
-  const filled = new (data.constructor as new (length: number) => Numbers)((data.length / rows) * count)
-  filled.set(data)
-  return filled
+/**
+ * Images that encoder and decoder run on at once at most: they treat each by itself, so a batch is cut into such parts.
+ * The causal loop, small products of one image's state, wants batches that are as large as can be.
+ */
+export function largestPart({ provider, threads, batches }: Pick<EngineConfig, 'provider' | 'threads' | 'batches'>) {
+  return provider === 'cpu' ? IMAGES_A_CORE * threads : batches.max
 }
 
 /** Cores and memory, as the machine has them or a container is allowed. */

@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import type { Provider } from '../../src/inference/index.ts'
 import {
-  fillRows,
+  largestPart,
   planBatches,
   planEngines,
   rowsToRun,
@@ -75,12 +75,10 @@ test('a batch runs at the next pinned size, and as it is where none is pinned', 
   assert.deepEqual(sizes('cpu'), [1, 2, 3, 5, 64, 65, 100])
 })
 
-test('rows are filled up with zeros', () => {
-  assert.deepEqual(fillRows(Int32Array.of(1, 2, 3, 4, 5, 6), 3, 4), Int32Array.of(1, 2, 3, 4, 5, 6, 0, 0))
-  // A view of a larger buffer must not bring along what lies behind it.
-  const view = Float32Array.of(0.5, 1.5, 9, 9).subarray(0, 2)
-  assert.deepEqual(fillRows(view, 1, 2), Float32Array.of(0.5, 1.5, 0, 0))
-  assert.equal(fillRows(view, 1, 1), view)
+test('encoder and decoder run on eight images a core of the CPU, and on whole batches of a GPU', () => {
+  const largest = (provider: Provider, threads: number) =>
+    largestPart({ provider, threads, batches: planBatches(provider, 100) })
+  assert.deepEqual([largest('cpu', 1), largest('cpu', 4), largest('cuda', 4)], [8, 32, 100])
 })
 
 const cgroups: Record<string, [files: Record<string, string>, cores: number]> = {

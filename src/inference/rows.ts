@@ -1,0 +1,36 @@
+/** What tensors hold, row after row. */
+export type Numbers = Uint8Array | Int32Array | Float32Array
+
+/** Even parts of so many rows, of `most` rows at most: where each starts, and where it ends. */
+export function partsOf(rows: number, most: number): [start: number, end: number][] {
+  const count = Math.ceil(rows / most)
+  const edge = (i: number) => Math.floor((i * rows) / count)
+  return Array.from({ length: count }, (_, i) => [edge(i), edge(i + 1)])
+}
+
+/** The rows of one part or more, one after the other; the part itself where it is the only one. */
+export function joinParts(parts: Numbers[]): Numbers {
+  const [first, ...others] = parts
+  if (first === undefined) throw new RangeError('nothing to join')
+  if (others.length === 0) return first
+  const length = parts.reduce((sum, part) => sum + part.length, 0)
+  const joined = newLike(first, length)
+  let at = 0
+  for (const part of parts) {
+    joined.set(part, at)
+    at += part.length
+  }
+  return joined
+}
+
+/** `rows` rows of numbers, followed by as many rows of zeros as make `count`; the array itself where none is missing. */
+export function fillRows(data: Numbers, rows: number, count: number): Numbers {
+  if (rows === count) return data
+  const filled = newLike(data, (data.length / rows) * count)
+  filled.set(data)
+  return filled
+}
+
+function newLike(example: Numbers, length: number): Numbers {
+  return new (example.constructor as new (length: number) => Numbers)(length)
+}
