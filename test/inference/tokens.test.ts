@@ -87,7 +87,7 @@ test('a length runs only the stages it needs', async () => {
 test('sequences of mixed lengths decode together as they do alone', async () => {
   const sequences = alone.map((tokens, index) => tokens.subarray(0, [1, 8, 32, 40, 64, 128][index % 6]))
   const together = await Promise.all(sequences.map((tokens) => inference.decode(tokens)))
-  for (const [index, tokens] of sequences.slice(0, 12).entries()) {
+  for (const [index, tokens] of sequences.entries()) {
     const { pixels, timings } = await inference.decode(tokens)
     assert.deepEqual(Object.keys(timings), ['queue', 'decoder'])
     assert.equal(pixels.length, 128 * 128 * 3)
