@@ -368,16 +368,15 @@ export class Batcher {
     const patient = performance.now() - rest.since < rest.batch * PATIENCE
     const expected = patient ? this.#clients.expected(rest.batch * PROMPT) : 0
     // With more, one engine would work on a long batch for clients that then leave the others without work.
-    const share = Math.ceil((this.#unsettled + expected) / this.#engines.size)
-    // Where clients fill half of the places, batches are large enough as they come.
-    const mayGrow = share <= this.#maxBatch / 2 && this.#encodes.short(share) && this.#decodes.empty
+    const share = Math.min(this.#maxBatch, Math.ceil((this.#unsettled + expected) / this.#engines.size))
+    const mayGrow = this.#encodes.short(share) && this.#decodes.empty
     if (patient && mayGrow && this.#preparing + expected > 0) {
       // Nothing calls when a client does not come back.
       this.#recheck ??= setTimeout(() => this.#pump(), RECHECK_MS)
       return undefined
     }
     for (const kind of this.#turn === 'encode' ? (['encode', 'decode'] as const) : (['decode', 'encode'] as const)) {
-      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(Math.min(this.#maxBatch, share))
+      const job = (kind === 'encode' ? this.#encodes : this.#decodes).take(share)
       if (job) {
         this.#turn = kind === 'encode' ? 'decode' : 'encode'
         return job
