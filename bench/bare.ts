@@ -4,6 +4,7 @@ import '../src/thread-pool.ts'
 import { parseArgs } from 'node:util'
 import { decodeImage } from '../src/images/decode.ts'
 import { encodeImage } from '../src/images/encode.ts'
+import { largestPart, planBatches } from '../src/inference/sizing.ts'
 import { readImages } from './images.ts'
 import { Model } from './model.ts'
 import { percentile } from './statistics.ts'
@@ -13,6 +14,8 @@ const PNG_IGNORES_QUALITY = 0
 /** One batch size, for as long as asked. */
 export interface LimitResult {
   batch: number
+  /** Whether encoder and decoder run on parts of the batch, as in an engine. */
+  cut: boolean
   imagesPerSecond: number
   cpuMsPerImage: number
   /** Of a whole batch. */
@@ -41,6 +44,7 @@ const { values } = parseArgs({
 const milliseconds = Number(values.seconds) * 1000
 const model = await Model.load(values.model, 1)
 const size = model.shape.imageSize
+const part = largestPart({ provider: 'cpu', threads: 1, batches: planBatches('cpu') })
 const files = (await readImages(values.images)).map(({ body }) => body)
 const rows = ['encode', 'stages'].includes(values.work) ? [] : await tokensOf(files)
 
@@ -50,15 +54,18 @@ async function resultOf(work: string): Promise<LimitResult[] | StageResult[] | T
   if (work === 'tokens') return rows.map((row) => Array.from(row))
   if (work === 'stages') return [await stages(1), await stages(32)]
   const results: LimitResult[] = []
-  for (const batch of values.batches.split(',').map(Number)) results.push(await measure(work, batch))
+  for (const batch of values.batches.split(',').map(Number)) {
+    for (const cut of batch > part ? [false, true] : [false]) results.push(await measure(work, batch, cut))
+  }
   return results
 }
 
 /** Runs batch after batch until the time is up. */
-async function measure(work: string, batch: number): Promise<LimitResult> {
+async function measure(work: string, batch: number, cut: boolean): Promise<LimitResult> {
+  const most = cut ? part : batch
   const run = async (first: number) => {
-    if (work !== 'decode') await encode(wrapped(files, first, batch))
-    if (work !== 'encode') await decode(wrapped(rows, first, batch))
+    if (work !== 'decode') await encode(wrapped(files, first, batch), most)
+    if (work !== 'encode') await decode(wrapped(rows, first, batch), most)
   }
   await run(0)
   const latencies: number[] = []
@@ -76,6 +83,7 @@ async function measure(work: string, batch: number): Promise<LimitResult> {
   latencies.sort((a, b) => a - b)
   return {
     batch,
+    cut,
     imagesPerSecond: images / ((last - start) / 1000),
     cpuMsPerImage: (user + system) / 1000 / images,
     latencyMs: { p50: percentile(latencies, 50), p95: percentile(latencies, 95), p99: percentile(latencies, 99) },
@@ -105,12 +113,12 @@ async function stages(batch: number): Promise<StageResult> {
   return { batch, milliseconds: { [length(0)]: median(0), [length(1)]: median(1) } }
 }
 
-async function encode(images: Buffer[]): Promise<Int32Array[]> {
-  return model.tokens(await model.latents(await pixelsOf(images)))
+async function encode(images: Buffer[], most: number): Promise<Int32Array[]> {
+  return model.tokens(await model.latents(await pixelsOf(images), most))
 }
 
-async function decode(sequences: Int32Array[]): Promise<Buffer[]> {
-  const pictures = await model.decode(sequences)
+async function decode(sequences: Int32Array[], most: number): Promise<Buffer[]> {
+  const pictures = await model.decode(sequences, most)
   return Promise.all(pictures.map((pixels) => encodeImage(pixels, size, 'png', PNG_IGNORES_QUALITY)))
 }
 
@@ -120,7 +128,7 @@ function pixelsOf(images: Buffer[]): Promise<Buffer[]> {
 
 async function tokensOf(images: Buffer[]): Promise<Int32Array[]> {
   const tokens: Int32Array[] = []
-  for (const image of images) tokens.push(...(await encode([image])))
+  for (const image of images) tokens.push(...(await encode([image], 1)))
   return tokens
 }
 

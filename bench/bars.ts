@@ -45,20 +45,24 @@ export function barsOf(results: Measured): Bar[] {
     rounds.map(measure).filter((value) => value !== undefined && Number.isFinite(value)) as number[]
   const at = (from: Row[], round: number, load: LoadName, clients: number) =>
     from.filter((row) => row.round === round && row.load === load && row.clients === clients)
-  const limitOf = (round: number, load: LoadName) =>
-    limits.filter((row) => row.round === round && row.load === load).toSorted(byThroughput)[0]
+  const limitOf = (round: number, load: LoadName, cut: boolean) =>
+    limits.filter((row) => row.round === round && row.load === load && row.cut === cut).toSorted(byThroughput)[0]
   const singleOf = (round: number, load: LoadName) =>
     limits.find((row) => row.round === round && row.load === load && row.batch === 1)
   const worst = (value: (row: Row) => number | null) => (round: number) =>
     highest(service.filter((row) => row.round === round && row.clients === FULL).map(value))
 
   return [
-    ...simpleLoads.map((load) =>
-      bar(
-        `processor time an image, limit over service, ${BUSY} clients: ${loads[load].title}`,
-        'at least',
-        0.9,
-        each((round) => ratio(limitOf(round, load)?.cpuMsPerImage, at(service, round, load, BUSY)[0]?.cpuMsPerImage)),
+    ...[false, true].flatMap((cut) =>
+      simpleLoads.map((load) =>
+        bar(
+          `processor time an image, limit${cut ? ' in parts' : ''} over service, ${BUSY} clients: ${loads[load].title}`,
+          'at least',
+          0.9,
+          each((round) =>
+            ratio(limitOf(round, load, cut)?.cpuMsPerImage, at(service, round, load, BUSY)[0]?.cpuMsPerImage),
+          ),
+        ),
       ),
     ),
     ...Object.entries(rivals).flatMap(([names, others]) =>

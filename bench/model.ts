@@ -1,6 +1,7 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { readBundle } from '../src/inference/bundle.ts'
 import { type ModelShape, sequenceLength, stageName } from '../src/inference/graphs.ts'
+import { joinParts, partsOf } from '../src/inference/rows.ts'
 
 /** The graphs of a bundle in this process, run one after the other: no queue, no batching, no other process. */
 export class Model {
@@ -26,11 +27,19 @@ export class Model {
     return sequenceLength(this.shape)
   }
 
-  /** @param images pixels of one image each, uint8 `[H,W,3]` */
-  async latents(images: Uint8Array[]): Promise<Tensor> {
-    const { imageSize } = this.shape
-    const pixels = new Tensor('uint8', Buffer.concat(images), [images.length, imageSize, imageSize, 3])
-    return this.#run('encoder', { images: pixels }, 'latents')
+  /**
+   * @param images pixels of one image each, uint8 `[H,W,3]`
+   * @param most images that the graph runs on at once
+   */
+  async latents(images: Uint8Array[], most = images.length): Promise<Tensor> {
+    const { imageSize, latents } = this.shape
+    const parts: Float32Array[] = []
+    for (const [start, end] of partsOf(images.length, most)) {
+      const shape = [end - start, imageSize, imageSize, 3]
+      const pixels = new Tensor('uint8', Buffer.concat(images.slice(start, end)), shape)
+      parts.push((await this.#run('encoder', { images: pixels }, 'latents')).data as Float32Array)
+    }
+    return new Tensor('float32', joinParts(parts), [images.length, latents.count, latents.width])
   }
 
   /**
@@ -53,12 +62,20 @@ export class Model {
     return rows.map((row) => row.subarray(0, start))
   }
 
-  /** Sequences of any length to pixels, uint8 `[H,W,3]` each. */
-  async decode(rows: ArrayLike<number>[]): Promise<Uint8Array[]> {
-    const pixels = (await this.#run('decoder', { tokens: this.#sequences(rows, this.length) }, 'images'))
-      .data as Uint8Array
-    const size = pixels.length / rows.length
-    return rows.map((_, i) => pixels.subarray(i * size, (i + 1) * size))
+  /**
+   * Sequences of any length to pixels, uint8 `[H,W,3]` each.
+   *
+   * @param most sequences that the graph runs on at once
+   */
+  async decode(rows: ArrayLike<number>[], most = rows.length): Promise<Uint8Array[]> {
+    const size = this.shape.imageSize ** 2 * 3
+    const images: Uint8Array[] = []
+    for (const [start, end] of partsOf(rows.length, most)) {
+      const tokens = this.#sequences(rows.slice(start, end), this.length)
+      const pixels = (await this.#run('decoder', { tokens }, 'images')).data as Uint8Array
+      for (let at = 0; at < pixels.length; at += size) images.push(pixels.subarray(at, at + size))
+    }
+    return images
   }
 
   async #run(name: string, feeds: Record<string, Tensor>, output: string): Promise<Tensor> {

@@ -52,7 +52,7 @@ export function plot(results: Results): string {
         const values = clients.map((count) => own.find((median) => median.clients === count)?.values[column])
         return { ...axes, name: title, data: values.map(middle) }
       })
-      const limit = middle(limitOf(results.limits, load).map((row) => row.imagesPerSecond))
+      const limit = middle(limitOf(results.limits, load, false).map((row) => row.imagesPerSecond))
       if (column !== 'imagesPerSecond' || limit === null) return lines
       const level = { ...axes, name: 'the limit', showSymbol: false, data: clients.map(() => limit) }
       return [...lines, { ...level, color: '#000000', lineStyle: { type: 'dashed' as const } }]

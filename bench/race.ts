@@ -150,7 +150,8 @@ class Race {
     const processes = await Promise.all(
       Array.from({ length: this.#plan.cores }, () => this.#bare<LimitResult[]>(route, this.#folders[images], BATCHES)),
     )
-    const together = BATCHES.map((_, i) => sum(processes.map((results) => results[i] as LimitResult)))
+    const [sizes = []] = processes
+    const together = sizes.map((_, i) => sum(processes.map((results) => results[i] as LimitResult)))
     this.#results.limits.push(...[...single, ...together].map((result) => ({ round, load, ...result })))
     if (load !== this.#plan.loads[0]) return
     const stages = await this.#bare<StageResult[]>('stages', this.#folders.crops)
@@ -165,10 +166,11 @@ class Race {
 
 /** What processes side by side did together at one batch size. */
 function sum(results: LimitResult[]): LimitResult {
+  const [{ batch, cut }] = results as [LimitResult]
   const total = (value: (result: LimitResult) => number) => results.reduce((total, result) => total + value(result), 0)
   const mean = (value: (result: LimitResult) => number) => total(value) / results.length
   return {
-    batch: (results[0] as LimitResult).batch,
+    ...{ batch, cut },
     imagesPerSecond: total((result) => result.imagesPerSecond),
     cpuMsPerImage: mean((result) => result.cpuMsPerImage),
     latencyMs: {

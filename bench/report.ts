@@ -49,10 +49,10 @@ export function gather(rows: readonly Row[]): Median[] {
   })
 }
 
-/** The limit of a load: the batch size that was fastest in the median. */
-export function limitOf(limits: readonly LimitRow[], load: LoadName): LimitRow[] {
+/** The limit of a load, with whole batches or with `cut` ones: the batch size that was fastest in the median. */
+export function limitOf(limits: readonly LimitRow[], load: LoadName, cut: boolean): LimitRow[] {
   const sizes = Map.groupBy(
-    limits.filter((row) => row.load === load),
+    limits.filter((row) => row.load === load && row.cut === cut),
     ({ batch }) => batch,
   )
   const fastest = [...sizes.values()].map((rows) => ({
@@ -86,7 +86,7 @@ export function markdown(results: Results): string {
       table(
         ['contestant', 'clients', ...columns.map(([, title]) => title)],
         [
-          ...limitRow(limitOf(results.limits, load)),
+          ...[false, true].flatMap((cut) => limitRow(limitOf(results.limits, load, cut))),
           ...results.entries.flatMap(({ name, title }) =>
             medians
               .filter((median) => median.load === load && median.contestant === name)
@@ -141,7 +141,7 @@ function limitRow(rows: LimitRow[]): (string | number)[][] {
   const latencies = (['p50', 'p95', 'p99'] as const).map((name) => of(({ latencyMs }) => latencyMs[name]))
   return [
     [
-      `the limit, batches of ${rows[0]?.batch}`,
+      `the limit, batches of ${rows[0]?.batch}${rows[0]?.cut ? ' in parts' : ''}`,
       '',
       of((row) => row.imagesPerSecond),
       ...latencies,

@@ -23,6 +23,7 @@ function limit(values: Partial<LimitRow>): LimitRow {
       round: 1,
       load: 'encode-crops',
       batch: 32,
+      cut: false,
       imagesPerSecond: 120,
       cpuMsPerImage: 19,
       memoryMiB: 400,
@@ -45,9 +46,16 @@ function find(
 
 test('processor time is held against the fastest batch size of the limit', () => {
   const limits = [limit({}), limit({ batch: 1, imagesPerSecond: 30, cpuMsPerImage: 60 })]
-  const met = find(/processor time .* crops/, [row({})], limits)
+  const met = find(/processor time .* limit over .* crops/, [row({})], limits)
   assert.deepEqual([met?.measured?.median, met?.met], [0.95, true])
-  assert.equal(find(/processor time .* crops/, [row({ cpuMsPerImage: 25 })], limits)?.met, false)
+  assert.equal(find(/processor time .* limit over .* crops/, [row({ cpuMsPerImage: 25 })], limits)?.met, false)
+})
+
+test('processor time is also held against a limit that cuts its batches into parts', () => {
+  const limits = [limit({}), limit({ cut: true, imagesPerSecond: 140, cpuMsPerImage: 16 })]
+  assert.equal(find(/processor time .* limit over .* crops/, [row({})], limits)?.measured?.median, 0.95)
+  const cut = find(/processor time .* limit in parts over .* crops/, [row({})], limits)
+  assert.deepEqual([cut?.measured?.median, cut?.met], [0.8, false])
 })
 
 test('throughput and p99 are held against the best of any peer in the round', () => {
