@@ -35,8 +35,8 @@ test('one short round gives numbers of the service and of the limit, whose token
   assert.ok(row.health.asked > 0 && row.eventLoopMs !== null)
   assert.deepEqual(row.errors, {})
   assert.deepEqual(
-    limits.map(({ batch }) => batch),
-    [1, 8, 16, 32, 64],
+    limits.map(({ batch, cut }) => (cut ? `${batch} in parts` : batch)),
+    [1, 8, 16, '16 in parts', 32, '32 in parts', 64, '64 in parts'],
   )
   assert.ok(limits.every(({ imagesPerSecond, cpuMsPerImage }) => imagesPerSecond > 0 && cpuMsPerImage > 0))
   assert.ok(stages.every(({ milliseconds }) => (milliseconds[32] ?? 0) < (milliseconds[128] ?? 0)))
