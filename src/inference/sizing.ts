@@ -64,7 +64,11 @@ export function rowsToRun(rows: number, { sizes, pinned }: BatchPlan): number {
  * Images that encoder and decoder run on at once at most: they treat each by itself, so a batch is cut into such parts.
  * The causal loop, small products of one image's state, wants batches that are as large as can be.
  */
-export function largestPart({ provider, threads, batches }: Pick<EngineConfig, 'provider' | 'threads' | 'batches'>) {
+export function largestPart({
+  provider,
+  threads,
+  batches,
+}: Pick<EngineConfig, 'provider' | 'threads' | 'batches'>): number {
   return provider === 'cpu' ? IMAGES_A_CORE * threads : batches.max
 }
 
