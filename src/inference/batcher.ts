@@ -231,7 +231,7 @@ interface Rest {
 }
 
 /** Of the time that its last batch took, the part that an engine waits at most for more images. */
-const PATIENCE = 1 / 4
+const PATIENCE = 1 / 2
 /** The part within which a client has to be back to be waited for: further away it would cost more than it brings. */
 const PROMPT = 1 / 8
 const RECHECK_MS = 1

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { Batcher } from '../../src/inference/batcher.ts'
 import { image, ManualEngine, settled, shape } from './manual-engine.ts'
 
-/** How long batches take, in milliseconds: an engine then waits for 100, and for clients that are back within 50. */
+/** How long batches take, in milliseconds: an engine then waits for 200, and for clients that are back within 50. */
 const BATCH_MS = 400
 const FAR_MS = 150
 
@@ -113,9 +113,9 @@ test('an engine waits a moment for images that are being prepared, and no longer
   await finish()
   assert.equal(engine.calls.length, 1)
   prepared.resolve(image(3))
-  await sleep(10)
+  await sleep(BATCH_MS / 3)
   assert.equal(engine.calls.length, 1)
-  await sleep(BATCH_MS / 4)
+  await sleep(BATCH_MS / 3)
   assert.deepEqual(engine.last.ids, [2, 3])
 
   late.resolve(image(4))
