@@ -170,7 +170,8 @@ function sum(results: LimitResult[]): LimitResult {
   const total = (value: (result: LimitResult) => number) => results.reduce((total, result) => total + value(result), 0)
   const mean = (value: (result: LimitResult) => number) => total(value) / results.length
   return {
-    ...{ batch, cut },
+    batch,
+    cut,
     imagesPerSecond: total((result) => result.imagesPerSecond),
     cpuMsPerImage: mean((result) => result.cpuMsPerImage),
     latencyMs: {

@@ -230,7 +230,7 @@ interface Rest {
   batch: number
 }
 
-/** Of the time that its last batch took, the part that an engine waits at most for more images. */
+/** Of its last batch's time, what an engine waits at most for more images: photos take longer to open than a quarter. */
 const PATIENCE = 1 / 2
 /** The part within which a client has to be back to be waited for: further away it would cost more than it brings. */
 const PROMPT = 1 / 8
