@@ -1,9 +1,9 @@
 // The limit: the same images through the same decoder, graphs and encoder in a plain loop of this one process on one
 // thread, without HTTP. Prints JSON; bench/race.ts starts it.
-import '../src/thread-pool.ts'
+import '../src/formats/thread-pool.ts'
 import { parseArgs } from 'node:util'
-import { decodeImage } from '../src/images/decode.ts'
-import { encodeImage } from '../src/images/encode.ts'
+import { decodeImage } from '../src/formats/decode-image.ts'
+import { encodeImage } from '../src/formats/encode-image.ts'
 import { largestPart, planBatches } from '../src/inference/sizing.ts'
 import { readImages } from './images.ts'
 import { Model } from './model.ts'

@@ -1,7 +1,7 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { readBundle } from '../src/inference/bundle.ts'
+import { joinParts, partsOf } from '../src/inference/engine/rows.ts'
 import { type ModelShape, sequenceLength, stageName } from '../src/inference/graphs.ts'
-import { joinParts, partsOf } from '../src/inference/rows.ts'
 
 /** The graphs of a bundle in this process, run one after the other: no queue, no batching, no other process. */
 export class Model {

@@ -1,7 +1,7 @@
 import { request } from 'node:http'
 import { buffer } from 'node:stream/consumers'
 import fc from 'fast-check'
-import { readContract } from '../src/contract.ts'
+import { readContract } from '../src/http/contract.ts'
 import { conforming, resolve, validatorOf } from '../test/helpers/contract.ts'
 import { smallFiles } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'

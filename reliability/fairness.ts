@@ -3,7 +3,7 @@ import sharp from 'sharp'
 import { type Call, encodeCalls, send } from '../bench/calls.ts'
 import { fixtures, readImages } from '../bench/images.ts'
 import { percentile } from '../bench/statistics.ts'
-import { writeNpy } from '../src/npy.ts'
+import { writeNpy } from '../src/formats/npy.ts'
 import type { Finding, Scope } from './promise.ts'
 import { Service } from './service.ts'
 

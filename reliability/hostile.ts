@@ -1,6 +1,6 @@
 import { crc32, deflateSync, gzipSync } from 'node:zlib'
 import sharp from 'sharp'
-import { writeNpy } from '../src/npy.ts'
+import { writeNpy } from '../src/formats/npy.ts'
 import { fixture } from './photos.ts'
 
 /** A file made to be refused, or to be taken at no more cost than any other. */

@@ -1,4 +1,4 @@
-import { readContract } from '../src/contract.ts'
+import { readContract } from '../src/http/contract.ts'
 import { smallPhotos } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'
 import { type Exchange, type ExchangeOptions, exchange, type RawAnswer } from './raw.ts'

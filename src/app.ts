@@ -3,17 +3,17 @@ import accepts from '@fastify/accepts'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
-import { allowOrigins, identifyClients, limitRate } from './access.ts'
-import { InflightBytes } from './admission.ts'
-import { ApiKeys } from './api-keys.ts'
-import { addBodyParsers } from './bodies.ts'
+import { allowOrigins, identifyClients, limitRate } from './access/access.ts'
+import { ApiKeys } from './access/api-keys.ts'
 import type { Config } from './config.ts'
-import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './contract.ts'
-import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './errors.ts'
-import { addSecurityHeaders } from './headers.ts'
-import type { Inference } from './inference/index.ts'
-import type { Metrics } from './metrics.ts'
-import { logRequests } from './request-log.ts'
+import { InflightBytes } from './http/admission.ts'
+import { addBodyParsers } from './http/bodies.ts'
+import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './http/contract.ts'
+import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './http/errors.ts'
+import { addSecurityHeaders } from './http/headers.ts'
+import type { Inference } from './inference/inference.ts'
+import type { Metrics } from './observability/metrics.ts'
+import { logRequests } from './observability/request-log.ts'
 import { routes } from './routes/index.ts'
 import type { Services } from './services.ts'
 
@@ -70,7 +70,7 @@ export async function buildApp(options: {
   logRequests(http, services)
   if (config.otlpEndpoint !== undefined) {
     // Only then: OpenTelemetry is much to load.
-    const { traceRequests } = await import('./tracing.ts')
+    const { traceRequests } = await import('./observability/tracing.ts')
     traceRequests(http, services, config.otlpEndpoint)
   }
   if (config.corsOrigins !== undefined) await allowOrigins(http, config.corsOrigins)

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { isApiKey } from './api-keys.ts'
+import { isApiKey } from './access/api-keys.ts'
 
 /** Everything the service can be told, validated. Durations are seconds, sizes bytes. */
 export interface Config {

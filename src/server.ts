@@ -1,4 +1,4 @@
-import './thread-pool.ts'
+import './formats/thread-pool.ts'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import closeWithGrace from 'close-with-grace'
@@ -6,9 +6,9 @@ import { CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
-import { Inference } from './inference/index.ts'
-import { createLog, toggleDebug } from './log.ts'
-import { Metrics } from './metrics.ts'
+import { Inference } from './inference/inference.ts'
+import { createLog, toggleDebug } from './observability/log.ts'
+import { Metrics } from './observability/metrics.ts'
 
 await main()
 

@@ -1,9 +1,9 @@
-import type { InflightBytes } from './admission.ts'
-import type { ApiKeys } from './api-keys.ts'
+import type { ApiKeys } from './access/api-keys.ts'
 import type { Config } from './config.ts'
-import type { Contract } from './contract.ts'
-import type { Inference } from './inference/index.ts'
-import type { Metrics } from './metrics.ts'
+import type { InflightBytes } from './http/admission.ts'
+import type { Contract } from './http/contract.ts'
+import type { Inference } from './inference/inference.ts'
+import type { Metrics } from './observability/metrics.ts'
 
 /** What the routes stand on. */
 export interface Services {

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
 import { parse, parseAllDocuments } from 'yaml'
 import { settingsTable } from '../src/config.ts'
-import { readContract } from '../src/contract.ts'
+import { readContract } from '../src/http/contract.ts'
 import { type Backend, configOf, listen, type Service, startBackend } from './helpers/service.ts'
 
 interface Rule {
@@ -63,7 +63,7 @@ test('alerts and dashboard name metrics and labels that there are', async () => 
     ...dashboard.panels.flatMap(({ title, targets }) => targets.map(({ expr }) => ({ where: title, expr }))),
   ]
   assert.ok(expressions.length > 20)
-  const kinds = readFileSync(new URL('../src/problem.ts', import.meta.url), 'utf8')
+  const kinds = readFileSync(new URL('../src/http/problem.ts', import.meta.url), 'utf8')
   for (const { where, expr } of expressions) {
     const named = expr.match(/\bnativetok_\w+/g) ?? []
     assert.ok(named.length > 0, where)

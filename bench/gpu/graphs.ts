@@ -3,9 +3,9 @@
 import { readFile, writeFile } from 'node:fs/promises'
 import { parseArgs } from 'node:util'
 import { readBundle } from '../../src/inference/bundle.ts'
-import { type Engine, ProcessEngine } from '../../src/inference/engine.ts'
+import { type Engine, ProcessEngine } from '../../src/inference/engine/engine.ts'
+import type { GraphTimings, Provider } from '../../src/inference/engine/protocol.ts'
 import { sequenceLength } from '../../src/inference/graphs.ts'
-import type { GraphTimings, Provider } from '../../src/inference/protocol.ts'
 import { planBatches, usableCores } from '../../src/inference/sizing.ts'
 import { comparePixels, compareTokens, type PixelAgreement, type TokenAgreement } from './compare.ts'
 
@@ -89,7 +89,7 @@ async function start(on: Provider, max: number): Promise<Engine> {
   return ProcessEngine.start({
     config: { graphs, shape, provider: on, device, threads, tf32, batches: planBatches(on, max) },
     timeoutMs: DEADLINE_MS,
-    child: new URL('../../src/inference/engine-child.ts', import.meta.url),
+    child: new URL('../../src/inference/engine/child.ts', import.meta.url),
     onStderr: (line) => console.error(line),
   })
 }

@@ -1,9 +1,9 @@
 // Plain Fastify which calls ONNX Runtime in the process that answers, one image at a time.
-import '../../src/thread-pool.ts'
+import '../../src/formats/thread-pool.ts'
 import { parseArgs } from 'node:util'
 import Fastify from 'fastify'
-import { decodeImage } from '../../src/images/decode.ts'
-import { encodeImage } from '../../src/images/encode.ts'
+import { decodeImage } from '../../src/formats/decode-image.ts'
+import { encodeImage } from '../../src/formats/encode-image.ts'
 import { Model } from '../model.ts'
 
 const { values } = parseArgs({

@@ -1,7 +1,7 @@
-import type { Engine } from './engine.ts'
+import type { Engine } from './engine/engine.ts'
+import type { GraphTimings } from './engine/protocol.ts'
 import { EngineFailedError } from './errors.ts'
 import { type ModelShape, sequenceLength } from './graphs.ts'
-import type { GraphTimings } from './protocol.ts'
 import { ReturningClients } from './returning.ts'
 
 /** What a batch carries. */

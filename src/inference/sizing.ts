@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
-import type { BatchPlan, EngineConfig, Provider } from './protocol.ts'
+import type { BatchPlan, EngineConfig, Provider } from './engine/protocol.ts'
 
 /** What this process may use of its machine. */
 export interface Machine {

@@ -1,11 +1,11 @@
 import type { FastifyRequest, RouteHandlerMethod } from 'fastify'
 import pLimit from 'p-limit'
-import { encodeImage, type ImageFormat } from '../images/encode.ts'
-import { integers, type NpyArray, NpyError, writeNpy } from '../npy.ts'
-import type { components, operations } from '../openapi.d.ts'
-import { Problem } from '../problem.ts'
+import { encodeImage, type ImageFormat } from '../formats/encode-image.ts'
+import { integers, type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
+import { poolSize } from '../formats/thread-pool.ts'
+import type { components, operations } from '../http/openapi.d.ts'
+import { Problem } from '../http/problem.ts'
 import type { Services } from '../services.ts'
-import { poolSize } from '../thread-pool.ts'
 import { isOfType, negotiate, withArray } from './shared.ts'
 
 type Query = NonNullable<operations['decode']['parameters']['query']>

@@ -1,12 +1,12 @@
 import type { FastifyRequest, RouteHandlerMethod } from 'fastify'
 import pLimit from 'p-limit'
-import type { Admission } from '../admission.ts'
-import { decodeImage, ImageError } from '../images/decode.ts'
-import { type NpyArray, NpyError, writeNpy } from '../npy.ts'
-import type { components, operations } from '../openapi.d.ts'
-import { Problem, type ProblemKind } from '../problem.ts'
+import { decodeImage, ImageError } from '../formats/decode-image.ts'
+import { type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
+import { poolSize } from '../formats/thread-pool.ts'
+import type { Admission } from '../http/admission.ts'
+import type { components, operations } from '../http/openapi.d.ts'
+import { Problem, type ProblemKind } from '../http/problem.ts'
 import type { Services } from '../services.ts'
-import { poolSize } from '../thread-pool.ts'
 import { isOfType, negotiate, withArray } from './shared.ts'
 
 type Query = NonNullable<operations['encode']['parameters']['query']>

@@ -1,6 +1,6 @@
 import type { RouteHandlerMethod } from 'fastify'
-import type { components } from '../openapi.d.ts'
-import { Problem } from '../problem.ts'
+import type { components } from '../http/openapi.d.ts'
+import { Problem } from '../http/problem.ts'
 import type { Services } from '../services.ts'
 
 type Health = components['schemas']['Health']

@@ -1,6 +1,6 @@
 import type { RouteHandlerMethod } from 'fastify'
 import pkg from '../../package.json' with { type: 'json' }
-import type { components } from '../openapi.d.ts'
+import type { components } from '../http/openapi.d.ts'
 import type { Services } from '../services.ts'
 
 /** `GET /info`. */

@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
-import { type NpyArray, NpyError, parseNpy } from '../npy.ts'
-import { Problem } from '../problem.ts'
+import { type NpyArray, NpyError, parseNpy } from '../formats/npy.ts'
+import { Problem } from '../http/problem.ts'
 
 /**
  * The media type of the answer: of those offered the one that the client likes best, the first where it does not mind.

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js'
-import { readContract } from '../../src/contract.ts'
+import { readContract } from '../../src/http/contract.ts'
 
 interface Referable {
   $ref?: string

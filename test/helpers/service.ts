@@ -3,9 +3,9 @@ import type { AddressInfo } from 'node:net'
 import type { Logger } from 'pino'
 import { type App, buildApp } from '../../src/app.ts'
 import { type Config, readConfig } from '../../src/config.ts'
-import { Inference } from '../../src/inference/index.ts'
-import { createLog } from '../../src/log.ts'
-import { Metrics } from '../../src/metrics.ts'
+import { Inference } from '../../src/inference/inference.ts'
+import { createLog } from '../../src/observability/log.ts'
+import { Metrics } from '../../src/observability/metrics.ts'
 import { BUNDLE } from './bundle.ts'
 
 const fixtures = new URL('../fixtures/', import.meta.url)

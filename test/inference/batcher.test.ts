@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Batcher } from '../../src/inference/batcher.ts'
-import { EngineFailedError } from '../../src/inference/index.ts'
+import { EngineFailedError } from '../../src/inference/inference.ts'
 import { image, ManualEngine, settled, shape } from './manual-engine.ts'
 
 function batcherWithEngine(maxBatch = 8) {

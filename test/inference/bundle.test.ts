@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { readBundle } from '../../src/inference/bundle.ts'
-import { BundleError } from '../../src/inference/index.ts'
+import { BundleError } from '../../src/inference/inference.ts'
 import { BUNDLE } from '../helpers/bundle.ts'
 import { startInference } from './support.ts'
 

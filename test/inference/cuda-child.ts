@@ -34,4 +34,4 @@ Object.assign(InferenceSession, {
   },
 })
 
-await import('../../src/inference/engine-child.ts')
+await import('../../src/inference/engine/child.ts')

@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, type TestContext, test } from 'node:test'
 import { readBundle } from '../../src/inference/bundle.ts'
-import { ProcessEngine } from '../../src/inference/engine.ts'
-import type { Inference, InferenceOptions } from '../../src/inference/index.ts'
+import { ProcessEngine } from '../../src/inference/engine/engine.ts'
+import type { Inference, InferenceOptions } from '../../src/inference/inference.ts'
 import { BUNDLE } from '../helpers/bundle.ts'
 import type { Created, Ran } from './cuda-child.ts'
 import { photos, startInference } from './support.ts'
@@ -98,7 +98,7 @@ test('an engine gives back no row that was filled in', async (t) => {
       batches: { max: 4, sizes: [4], pinned: true },
     },
     timeoutMs: 60_000,
-    child: new URL('../../src/inference/engine-child.ts', import.meta.url),
+    child: new URL('../../src/inference/engine/child.ts', import.meta.url),
     onStderr: () => {},
   })
   t.after(() => engine.close())

@@ -1,5 +1,5 @@
 // An engine process that says it failed, as ONNX Runtime would without memory, on an image whose first pixels are the poison's.
-import type { EngineReply, EngineRequest } from '../../src/inference/protocol.ts'
+import type { EngineReply, EngineRequest } from '../../src/inference/engine/protocol.ts'
 import { POISON } from './poison.ts'
 
 process.on('message', (request: EngineRequest) => {
@@ -7,4 +7,4 @@ process.on('message', (request: EngineRequest) => {
   process.send?.({ kind: 'failed', message: 'no memory', bundle: false } satisfies EngineReply)
 })
 
-await import('../../src/inference/engine-child.ts')
+await import('../../src/inference/engine/child.ts')

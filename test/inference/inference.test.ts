@@ -5,7 +5,12 @@ import { cp, mkdtemp, rm, truncate } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { EngineFailedError, type Inference, type InferenceOptions, QueueFullError } from '../../src/inference/index.ts'
+import {
+  EngineFailedError,
+  type Inference,
+  type InferenceOptions,
+  QueueFullError,
+} from '../../src/inference/inference.ts'
 import { BUNDLE } from '../helpers/bundle.ts'
 import { POISON } from './poison.ts'
 import { alive, photos, startInference } from './support.ts'
@@ -157,7 +162,7 @@ test('closing finishes what was accepted, then ends the engines', async () => {
 })
 
 test('an engine ends with its parent, and leaves Ctrl-C to it', async () => {
-  const child: ChildProcess = fork(new URL('../../src/inference/engine-child.ts', import.meta.url), {
+  const child: ChildProcess = fork(new URL('../../src/inference/engine/child.ts', import.meta.url), {
     serialization: 'advanced',
   })
   child.send({ kind: 'encode', pixels: new Uint8Array(), lengths: [] })

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import type { Engine } from '../../src/inference/engine.ts'
-import type { DecodeBatch, EncodeBatch } from '../../src/inference/protocol.ts'
+import type { Engine } from '../../src/inference/engine/engine.ts'
+import type { DecodeBatch, EncodeBatch } from '../../src/inference/engine/protocol.ts'
 
 // Images of one pixel: the first byte says who is who.
 export const shape = {

@@ -1,5 +1,5 @@
 // An engine process that crashes, as native code would, on an image whose first pixels are the poison's.
-import type { EngineRequest } from '../../src/inference/protocol.ts'
+import type { EngineRequest } from '../../src/inference/engine/protocol.ts'
 import { POISON } from './poison.ts'
 
 process.on('message', (request: EngineRequest) => {
@@ -10,4 +10,4 @@ process.on('message', (request: EngineRequest) => {
   }
 })
 
-await import('../../src/inference/engine-child.ts')
+await import('../../src/inference/engine/child.ts')

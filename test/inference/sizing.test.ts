@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
-import type { Provider } from '../../src/inference/index.ts'
+import type { Provider } from '../../src/inference/inference.ts'
 import {
   largestPart,
   planBatches,

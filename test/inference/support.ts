@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import sharp from 'sharp'
-import { Inference, type InferenceOptions } from '../../src/inference/index.ts'
+import { Inference, type InferenceOptions } from '../../src/inference/inference.ts'
 import { BUNDLE } from '../helpers/bundle.ts'
 
 const PHOTOS = fileURLToPath(new URL('../fixtures/photos', import.meta.url))

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
-import type { Inference } from '../../src/inference/index.ts'
+import type { Inference } from '../../src/inference/inference.ts'
 import { usableMachine } from '../../src/inference/sizing.ts'
 import { photos, startInference } from './support.ts'
 

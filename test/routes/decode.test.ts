@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
 import sharp from 'sharp'
-import { integers, parseNpy } from '../../src/npy.ts'
-import type { components } from '../../src/openapi.d.ts'
+import { integers, parseNpy } from '../../src/formats/npy.ts'
+import type { components } from '../../src/http/openapi.d.ts'
 import { bytes, json, problem } from '../helpers/contract.ts'
 import { type Backend, fixture, formOf, listen, photos, type Service, startBackend } from '../helpers/service.ts'
 

@@ -6,9 +6,9 @@ import { after, before, test } from 'node:test'
 import openapiTS, { astToString } from 'openapi-typescript'
 import { parse } from 'yaml'
 import pkg from '../../package.json' with { type: 'json' }
-import { readContract } from '../../src/contract.ts'
-import { parseNpy } from '../../src/npy.ts'
-import type { components } from '../../src/openapi.d.ts'
+import { parseNpy } from '../../src/formats/npy.ts'
+import { readContract } from '../../src/http/contract.ts'
+import type { components } from '../../src/http/openapi.d.ts'
 import { bytes, conforming, json, problem } from '../helpers/contract.ts'
 import { type Backend, formOf, listen, photos, type Service, startBackend } from '../helpers/service.ts'
 
@@ -46,7 +46,7 @@ test('routes and contract name the same', () => {
 
 test('the types are those of the contract', async () => {
   const generated = astToString(await openapiTS(new URL('../../openapi.yaml', import.meta.url)))
-  const committed = readFileSync(new URL('../../src/openapi.d.ts', import.meta.url), 'utf8')
+  const committed = readFileSync(new URL('../../src/http/openapi.d.ts', import.meta.url), 'utf8')
   assert.ok(committed.endsWith(generated), 'run `npm run generate`')
 })
 

@@ -1,0 +1,104 @@
+import { readFileSync } from 'node:fs'
+import { Ajv, type ErrorObject } from 'ajv'
+import type { FastifySchema, FastifySchemaCompiler, RouteShorthandOptions } from 'fastify'
+import { parse } from 'yaml'
+import type { operations } from './openapi.d.ts'
+import { Problem } from './problem.ts'
+
+export type OperationId = keyof operations
+
+interface Operation {
+  operationId: OperationId
+  security?: Record<string, string[]>[]
+  parameters?: { name: string; in: string; schema: object }[]
+  requestBody?: { content: Record<string, { schema?: { $ref: string } }> }
+}
+
+/** `openapi.yaml`, the one source of what this service takes and gives. */
+export interface Contract {
+  /** The file as it is. */
+  text: string
+  /** The file as data. */
+  document: {
+    openapi: string
+    info: { title: string; version: string }
+    security: Record<string, string[]>[]
+    paths: Record<string, Record<string, Operation>>
+  }
+}
+
+/** An operation as Fastify wants its route, less the handler. */
+export interface ContractRoute {
+  id: OperationId
+  method: string
+  url: string
+  schema: FastifySchema
+}
+
+export function readContract(): Contract {
+  const text = readFileSync(new URL('../../openapi.yaml', import.meta.url), 'utf8')
+  return { text, document: parse(text) }
+}
+
+/** All operations, with the schemas of their queries and bodies. Types without a schema are binary. */
+export function operationsOf({ document }: Contract): ContractRoute[] {
+  return Object.entries(document.paths).flatMap(([url, methods]) =>
+    Object.entries(methods).map(([method, { operationId: id, parameters = [], requestBody }]) => {
+      const query = Object.fromEntries(parameters.filter((p) => p.in === 'query').map((p) => [p.name, p.schema]))
+      const content = Object.entries(requestBody?.content ?? {}).filter(([, { schema }]) => schema !== undefined)
+      const schema = {
+        querystring: { type: 'object', properties: query },
+        ...(content.length > 0 && { body: { content: Object.fromEntries(content) } }),
+      }
+      return { id, method: method.toUpperCase(), url, schema }
+    }),
+  )
+}
+
+/** Methods that a path takes, HEAD with every GET; none where there is no such path. */
+export function methodsOf({ document }: Contract, path: string): string[] {
+  return Object.keys(document.paths[path] ?? {}).flatMap((method) =>
+    method === 'get' ? ['GET', 'HEAD'] : [method.toUpperCase()],
+  )
+}
+
+/** Media types that an operation takes, and whether an API key guards it. */
+export function rulesOf({ document }: Contract, id: OperationId): { takes: string[]; guarded: boolean } {
+  const operation = Object.values(document.paths)
+    .flatMap((methods) => Object.values(methods))
+    .find(({ operationId }) => operationId === id)
+  const { security = document.security, requestBody } = operation ?? {}
+  return { takes: Object.keys(requestBody?.content ?? {}), guarded: security.length > 0 }
+}
+
+/** Compiles the contract's schemas, which refer to one another. */
+export function validatorCompiler({ document }: Contract): FastifySchemaCompiler<object> {
+  // Coercion turns a body's null into 0 and "1" into 1: for the query alone, where everything is text.
+  const strict = { coerceTypes: false, removeAdditional: false, useDefaults: false }
+  // The whole document goes in, for its references; its own keys are no keywords of a schema.
+  const bodies = new Ajv({ ...strict, keywords: Object.keys(document) })
+  // Strict numbers would hold no bound against infinity, which 1e400 is coerced to.
+  const queries = new Ajv({ coerceTypes: true, removeAdditional: false, useDefaults: true, strictNumbers: false })
+  bodies.addSchema(document, 'openapi.yaml')
+  return ({ schema, httpPart }) => {
+    if (httpPart === 'querystring') return queries.compile(schema)
+    return bodies.compile('$ref' in schema ? { $ref: `openapi.yaml${schema.$ref}` } : schema)
+  }
+}
+
+/** Says what a schema found wrong, as a person would: the deepest place that was reached is what the client meant. */
+export const describeSchemaErrors: NonNullable<RouteShorthandOptions['schemaErrorFormatter']> = (errors, part) => {
+  const found = (errors as ErrorObject[]).reduce((a, b) => (depth(b) > depth(a) ? b : a))
+  const steps = found.instancePath.split('/').slice(1)
+  const place = steps.map((step) => (/^\d+$/.test(step) ? `[${step}]` : `.${step}`)).join('')
+  const extra = found.keyword === 'additionalProperties' ? `: ${found.params.additionalProperty}` : ''
+  const [item, position] = steps.filter((step) => /^\d+$/.test(step)).map(Number)
+  return new Problem('malformed', `${part === 'querystring' ? 'query' : part}${place} ${found.message}${extra}`, {
+    ...(item !== undefined && { item }),
+    ...(position !== undefined && { position }),
+  })
+}
+
+function depth(error: ErrorObject): number {
+  return error.keyword === 'anyOf' ? -1 : error.instancePath.split('/').length
+}

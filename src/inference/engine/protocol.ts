@@ -1,0 +1,71 @@
+import type { Graph, ModelShape } from '../graphs.ts'
+
+/** Where the graphs run. */
+export type Provider = 'cuda' | 'cpu'
+
+/** What an engine needs to know to load a model. */
+export interface EngineConfig {
+  graphs: Graph[]
+  shape: ModelShape
+  provider: Provider
+  /** CUDA device; without meaning on CPU. */
+  device: number
+  /** Threads one graph runs on. */
+  threads: number
+  /** Whether CUDA may round the factors of float32 products to TensorFloat-32; without meaning on CPU. */
+  tf32: boolean
+  batches: BatchPlan
+}
+
+/** The batches that an engine gets, in images or sequences. */
+export interface BatchPlan {
+  max: number
+  /** Sizes to warm up at, ascending, `max` the last. */
+  sizes: number[]
+  /** Whether graphs run at these sizes alone: fewer rows are filled up to the next of them. */
+  pinned: boolean
+}
+
+/** Milliseconds by graph name. */
+export type GraphTimings = Record<string, number>
+
+/** Images to encode. */
+export interface EncodeBatch {
+  /** uint8 `[N,H,W,3]`. */
+  pixels: Uint8Array
+  /** Tokens wanted of each image, longest first: a later stage then runs on the leading images alone. */
+  lengths: number[]
+}
+
+/** Tokens of the images of an {@link EncodeBatch}. */
+export interface EncodeResult {
+  /** uint16 `[N,L]`; beyond an image's length a row holds no meaning. */
+  tokens: Uint16Array
+  timings: GraphTimings
+}
+
+/** Sequences to decode. */
+export interface DecodeBatch {
+  /** int32 `[N,L]`, filled up with the id after the codebook's last: absent. */
+  tokens: Int32Array
+}
+
+/** Images of the sequences of a {@link DecodeBatch}. */
+export interface DecodeResult {
+  /** uint8 `[N,H,W,3]`. */
+  pixels: Uint8Array
+  timings: GraphTimings
+}
+
+/** To the engine process: `load` once, then one batch at a time. */
+export type EngineRequest =
+  | { kind: 'load'; config: EngineConfig }
+  | ({ kind: 'encode' } & EncodeBatch)
+  | ({ kind: 'decode' } & DecodeBatch)
+
+/** From the engine process: one reply a request. */
+export type EngineReply =
+  | { kind: 'loaded' }
+  | ({ kind: 'encoded' } & EncodeResult)
+  | ({ kind: 'decoded' } & DecodeResult)
+  | { kind: 'failed'; message: string; bundle: boolean }

@@ -1,0 +1,305 @@
+import { Batcher, type BatcherMetrics, type Timings } from './batcher.ts'
+import { type Bundle, readBundle } from './bundle.ts'
+import { type Engine, EngineKeeper, ProcessEngine } from './engine/engine.ts'
+import type { Provider } from './engine/protocol.ts'
+import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
+import { QueueFullError } from './errors.ts'
+import { sequenceLength } from './graphs.ts'
+import { type Reservation, Reservations } from './reservations.ts'
+import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
+
+export type { Kind, Timings } from './batcher.ts'
+export type { Provider } from './engine/protocol.ts'
+export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
+export type { Reservation } from './reservations.ts'
+
+/** As much of pino's logger as is used here. */
+export interface Logger {
+  info(fields: object, message: string): void
+  warn(fields: object, message: string): void
+  error(fields: object, message: string): void
+}
+
+/** Called as things happen, so that whoever counts can count. */
+export interface InferenceMetrics extends BatcherMetrics {
+  /** An engine ended, for this reason, and is being replaced. */
+  engineRestart?(reason: string): void
+}
+
+export interface InferenceOptions {
+  /** The bundle's folder. */
+  model: string
+  provider: 'auto' | Provider
+  /** CUDA devices, one engine each. */
+  devices: number[]
+  /** Engine processes; by default one a CUDA device, and on a CPU one a core. */
+  engines: number | undefined
+  /** Threads an engine runs a graph on; by default the usable cores are shared by the engines. */
+  threads: number | undefined
+  /** Whether CUDA may use TensorFloat-32. */
+  tf32: boolean
+  /** Images a batch at most; by default 32 on CPU, 256 on CUDA. */
+  maxBatch: number | undefined
+  /** Images reserved at most, encode and decode together. */
+  queueLimit: number
+  /** Milliseconds in which an engine must answer a batch. */
+  timeoutMs: number
+  /** Milliseconds without any engine after which all is given up; by default a minute. */
+  lostAfterMs?: number
+  log: Logger
+  metrics?: InferenceMetrics
+}
+
+/** What is served, and on what. */
+export interface ModelInfo {
+  name: string
+  /** Digest of what tokens mean: tokens of one model mean nothing to another. */
+  model: string
+  /** Digest of every file of the bundle. */
+  bundle: string
+  imageSize: number
+  length: number
+  stages: number[]
+  codebook: { size: number; dimension: number }
+  provider: Provider
+  providerReason: string
+  /** Engine processes, the threads each runs a graph on, and the most items it takes at once. */
+  engines: number
+  threads: number
+  maxBatch: number
+}
+
+const ENGINE_CHILD = new URL('./engine/child.ts', import.meta.url)
+/** Longer than a successor takes to load on any machine that is worth waiting for. */
+const LOST_AFTER_MS = 60_000
+/** What a client is told to wait where no engine came up: the longest pause before the next try. */
+const NO_ENGINE_RETRY_SECONDS = 10
+
+/** Images to tokens and back, by a bundle's model, in engine processes. */
+export class Inference {
+  readonly info: ModelInfo
+  /** The bytes of the bundle's `codebook.npy`: float32 `[size, dimension]`. */
+  readonly codebookFile: Buffer
+  /**
+   * Resolves, with the reason in a sentence, when there has been no engine for so long that none will come back: the
+   * bundle was changed or deleted, or there is no memory left. Whoever started this should end the process then.
+   */
+  readonly lost: Promise<string>
+  readonly #reservations: Reservations
+  readonly #imageBytes: number
+  readonly #batcher: Batcher
+  readonly #keepers: EngineKeeper[]
+  /** What kept the latest successor from coming up, while there is no engine. */
+  #failure: Error | undefined
+  #giveUp: NodeJS.Timeout | undefined
+  #closing: Promise<void> | undefined
+  #closed = false
+
+  /**
+   * Verifies the bundle, chooses the provider, starts the engines and warms them up.
+   * @param child the script that engine processes run.
+   * @throws BundleError one sentence naming the file that is wrong; Error when the provider asked for does not load.
+   */
+  static async start(options: InferenceOptions, child: URL = ENGINE_CHILD): Promise<Inference> {
+    const bundle = await readBundle(options.model)
+    const machine = await usableMachine()
+    const choice = await chooseProvider(options.provider, (provider) =>
+      startAll(
+        planEngines(provider, options, machine, bundle.graphBytes).map((plan) => ({
+          plan,
+          start: () => startEngine(bundle, provider, plan, options, child),
+        })),
+      ),
+    )
+    return new Inference(options, bundle, choice)
+  }
+
+  private constructor(options: InferenceOptions, bundle: Bundle, choice: ProviderChoice<StartedEngine[]>) {
+    const { log, metrics } = options
+    const { manifest, shape } = bundle
+    this.info = {
+      name: manifest.name,
+      model: bundle.model,
+      bundle: bundle.bundle,
+      imageSize: shape.imageSize,
+      length: sequenceLength(shape),
+      stages: shape.stages,
+      codebook: shape.codebook,
+      provider: choice.provider,
+      providerReason: choice.reason,
+      engines: choice.started.length,
+      threads: choice.started[0]?.plan.threads ?? 0,
+      maxBatch: planBatches(choice.provider, options.maxBatch).max,
+    }
+    this.codebookFile = bundle.codebookFile
+    this.#imageBytes = shape.imageSize * shape.imageSize * 3
+    this.#batcher = new Batcher(shape, this.info.maxBatch, metrics)
+    this.#reservations = new Reservations(options.queueLimit, this.info.engines * this.info.maxBatch)
+    const { promise: lost, resolve: giveUp } = Promise.withResolvers<string>()
+    this.lost = lost
+    const { lostAfterMs = LOST_AFTER_MS } = options
+    this.#keepers = choice.started.map(
+      ({ engine, start }) =>
+        new EngineKeeper(engine, start, {
+          up: (ready) => {
+            clearTimeout(this.#giveUp)
+            this.#failure = undefined
+            this.#batcher.add(ready)
+          },
+          down: (gone, reason) => {
+            this.#batcher.remove(gone)
+            if (this.#batcher.engines === 0) {
+              this.#giveUp = setTimeout(() => {
+                const why = this.#failure?.message ?? reason
+                giveUp(`there has been no engine for ${lostAfterMs / 1000} s: ${why}`)
+              }, lostAfterMs)
+            }
+            log.error({ reason }, 'engine ended, starting another')
+            metrics?.engineRestart?.(reason)
+          },
+          failed: (error) => {
+            if (this.#batcher.engines === 0) this.#failure = error
+            log.error({ err: error }, 'engine did not start, trying again')
+          },
+        }),
+    )
+  }
+
+  /** Engines that are warm, of those that `info` names. */
+  get enginesUp(): number {
+    return this.#batcher.engines
+  }
+
+  /** Images and sequences that are admitted and not answered yet. */
+  get imagesInFlight(): number {
+    return this.#reservations.held
+  }
+
+  /** Whether at least one engine is there, warmed up, and the service is not closing. */
+  get ready(): boolean {
+    return !this.#closing && this.#batcher.engines > 0
+  }
+
+  /**
+   * Admits images before any work is spent on them. Whoever encodes or decodes reserves first, and releases when answered.
+   * @param deadlineMs milliseconds within which they have to be answered
+   * @throws QueueFullError at once when more than `queueLimit` would be in flight, when they could not be answered in time
+   * at the pace of late, when no engine comes up, or when closing.
+   */
+  reserve(images: number, deadlineMs?: number): Reservation {
+    if (this.#closing) throw new QueueFullError('the service is closing')
+    if (this.#failure) throw new QueueFullError('no engine is ready', NO_ENGINE_RETRY_SECONDS)
+    return this.#reservations.reserve(images, deadlineMs)
+  }
+
+  /**
+   * Encodes one image.
+   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles. Or a promise of them:
+   * an engine may wait a moment for images that are being prepared, so as to take more of them at once.
+   * @param length tokens wanted, 1 to L.
+   * @param signal takes the image out of the queue; the promise then rejects with the signal's reason.
+   * @param client stands for the client in all of its requests: for one that is known to come back at once with more, an
+   * engine may wait likewise.
+   * @returns uint16 ids `[length]`, the first `length` of the full encoding, bit for bit.
+   * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
+   * image alone; what the promise of pixels rejects with.
+   */
+  async encode(
+    pixels: Uint8Array | Promise<Uint8Array>,
+    length: number,
+    signal?: AbortSignal,
+    client?: object,
+  ): Promise<{ tokens: Uint16Array; timings: Timings }> {
+    this.#check(length)
+    const checked = pixels instanceof Uint8Array ? this.#checkSize(pixels) : pixels.then((p) => this.#checkSize(p))
+    return this.#batcher.encode(checked, length, signal, client)
+  }
+
+  /**
+   * Decodes one sequence; any prefix of an encoding is one.
+   * @param tokens 1 to L ids below the codebook's size; left alone until the promise settles.
+   * @param signal takes the sequence out of the queue; the promise then rejects with the signal's reason.
+   * @returns uint8 `[H,W,3]`, RGB.
+   * @throws RangeError for a length or an id the model does not have; EngineFailedError when the engine failed on this
+   * sequence alone.
+   */
+  async decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
+    this.#check(tokens.length)
+    const { size } = this.info.codebook
+    for (let index = 0; index < tokens.length; index++) {
+      const id = tokens[index]
+      if (!(Number.isInteger(id) && id !== undefined && id >= 0 && id < size)) {
+        throw new RangeError(`token ${index} is ${id}, ids are 0 to ${size - 1}`)
+      }
+    }
+    return this.#batcher.decode(tokens, signal)
+  }
+
+  /** Admits nothing more, waits until all that is reserved or queued is answered, ends the engines. */
+  close(): Promise<void> {
+    this.#closing ??= this.#finish()
+    return this.#closing
+  }
+
+  async #finish(): Promise<void> {
+    await this.#reservations.emptied()
+    await this.#batcher.drained()
+    this.#closed = true
+    clearTimeout(this.#giveUp)
+    await Promise.all(this.#keepers.map((keeper) => keeper.close()))
+  }
+
+  #checkSize(pixels: Uint8Array): Uint8Array {
+    if (pixels.length === this.#imageBytes) return pixels
+    throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
+  }
+
+  #check(length: number): void {
+    if (this.#closed) throw new QueueFullError('the service is closed')
+    if (!(Number.isInteger(length) && length >= 1 && length <= this.info.length)) {
+      throw new RangeError(`a sequence has 1 to ${this.info.length} tokens, not ${length}`)
+    }
+  }
+}
+
+/** How to start an engine, and what it is to be. */
+interface EngineStart {
+  plan: EnginePlan
+  start: () => Promise<Engine>
+}
+
+/** An engine that is up, and how to start its like. */
+interface StartedEngine extends EngineStart {
+  engine: Engine
+}
+
+/** Starts all or, when one does not come up, none. */
+async function startAll(starts: EngineStart[]): Promise<StartedEngine[]> {
+  const attempts = await Promise.allSettled(starts.map(async (one) => ({ ...one, engine: await one.start() })))
+  const started = attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? [attempt.value] : []))
+  const failure = attempts.find((attempt) => attempt.status === 'rejected')
+  if (!failure) return started
+  await Promise.all(started.map(({ engine }) => engine.close()))
+  throw failure.reason
+}
+
+async function startEngine(
+  { graphs, shape }: Bundle,
+  provider: Provider,
+  { device, threads }: EnginePlan,
+  { maxBatch, tf32, timeoutMs, log }: InferenceOptions,
+  child: URL,
+): Promise<Engine> {
+  const batches = planBatches(provider, maxBatch)
+  let loading = true
+  const engine = await ProcessEngine.start({
+    config: { graphs, shape, provider, device, threads, tf32, batches },
+    timeoutMs,
+    child,
+    // While loading, ONNX Runtime also reports a CUDA that is not there as an error; whether it is one is decided here.
+    onStderr: (line) => (loading ? log.info({ line }, 'engine output') : log.warn({ line }, 'engine output')),
+  })
+  loading = false
+  log.info({ pid: engine.pid, provider, device, threads, maxBatch: batches.max }, 'engine ready')
+  return engine
+}
