@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +18,7 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 def load_images(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
     """Load every image under `paths` (image files, folders, tar shards), in a stable order, as uint8 [N, H, W, 3].
 
-    An image of another size is brought to `image_size` as the service does it: upright, on white, shorter side resized
-    with Lanczos, centre-cropped. Raises FileNotFoundError where there is no image.
+    Images are brought to `image_size` as the service does it, by `prepare`. Raises FileNotFoundError if there is none.
     """
     return load_keyed_images(paths, image_size)[1]
 
@@ -27,7 +28,7 @@ def load_keyed_images(paths: Sequence[Path], image_size: int) -> tuple[list[str]
     files = [file for path in paths for file in _files(path)]
     if not files:
         raise FileNotFoundError(f"no image under {', '.join(map(str, paths))}")
-    images = [_prepare(Image.open(io.BytesIO(data)), image_size) for _, data in files]
+    images = [prepare(Image.open(io.BytesIO(data)), image_size) for _, data in files]
     return [Path(name).stem for name, _ in files], np.stack(images)
 
 
@@ -58,13 +59,70 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
         yield path.name, path.read_bytes()
 
 
-def _prepare(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    image = ImageOps.exif_transpose(image)
+# ---------------------------------------------------------------------------------------------------------------------
+# Images to pixels
+
+_RESAMPLING = {"lanczos3": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
+
+
+def prepare(
+    image: Image.Image,
+    size: int,
+    kernel: Literal["lanczos3", "bicubic"] = "lanczos3",
+    fit: Literal["cover", "truncate"] = "cover",
+) -> NDArray[np.uint8]:
+    """Bring an image to the pixels that a tokenizer takes: upright, alpha on white, RGB, resized, centre-cropped.
+
+    The shorter side is resized to `size` and a square is cropped at a whole pixel of the resized image. `fit` says how
+    the longer side is rounded and which pixel that is, as an odd excess has no middle:
+
+    - `cover`, the rule of the service and of the released models: sharp's `fit: cover, position: centre`. The longer
+      side is rounded half up and the crop starts at half the excess, rounded up. libvips scales both sides by exactly
+      the same factor. It enlarges with bicubic interpolation whatever the kernel, half a pixel of the result too far to
+      the left and to the top; this does the same, so that small images give the same tokens as in the service.
+    - `truncate`, the rule of TiTok's evaluation code (1d-tokenizer): the longer side is truncated and the crop starts
+      at half the excess, rounded half to even. TiTok resizes with `bicubic`.
+
+    Args:
+        image: of any size and mode that Pillow converts to RGB.
+        size: height and width of the result in pixels.
+        kernel: the antialiasing filter; as everywhere in Pillow, `bicubic` has the parameter -0.5.
+        fit: see above.
+
+    Returns:
+        uint8 [size, size, 3]. An image of that size already keeps its pixels.
+    """
+    image = _on_white(ImageOps.exif_transpose(image))
+    if image.size == (size, size):
+        return np.asarray(image)
+    return np.asarray((_cover if fit == "cover" else _truncate)(image, size, _RESAMPLING[kernel]))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(image)
+    return image.convert("RGB")
+
+
+def _cover(image: Image.Image, size: int, kernel: Image.Resampling) -> Image.Image:
+    scale = min(image.size) / size  # source pixels per pixel of the result
+    kernel = kernel if scale >= 1 else Image.Resampling.BICUBIC
+    corner = []
+    for side in image.size:
+        resized = math.floor(side / scale + 0.5)
+        start = (resized - size + 1) // 2
+        # libvips aligns the centres of both images; where it enlarges, the centre of pixel i lies on place i * scale
+        corner.append(side / 2 + (start - resized / 2) * scale if scale >= 1 else (start - 0.5) * scale)
+    # Beyond the border, where box and kernel may reach, libvips repeats the outermost pixels; Pillow has none there.
+    margin = math.ceil(3 * max(scale, 1)) + 1
+    padded = Image.fromarray(np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), "edge"))
+    left, top = (place + margin for place in corner)
+    return padded.resize((size, size), kernel, box=(left, top, left + size * scale, top + size * scale))
+
+
+def _truncate(image: Image.Image, size: int, kernel: Image.Resampling) -> Image.Image:
+    width, height = (size * side // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.resize((width, height), kernel).crop((left, top, left + size, top + size))
