@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from nativetok.generator import Generator, load_generator
+from study.generator import Generator, load_generator
 
 RELEASED = Path(__file__).parent / "generator.safetensors"
 FRAME_MS = 80

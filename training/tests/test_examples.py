@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from nativetok.data import load_images
-from nativetok.generator import load_generator
 from nativetok.model import NativeTok, load_weights
+from study.generator import load_generator
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "generator"

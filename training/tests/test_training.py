@@ -10,10 +10,10 @@ import torch
 
 from nativetok.config import RunConfig
 from nativetok.data import load_images
-from nativetok.export import export_bundle
 from nativetok.initialise import initialise_stage
 from nativetok.metrics import psnr
 from nativetok.model import NativeTok, load_weights, save_weights
+from nativetok.onnx.export import export_bundle
 from nativetok.train import Trainer
 
 ROOT = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
-from nativetok.graph import Graph
 from nativetok.model import Experts
+from nativetok.onnx.graph import Graph
 
 # Appends the nodes of a part of an expert: its number in the stage and its input's name to its output's name.
 Part = Callable[[int, str], str]

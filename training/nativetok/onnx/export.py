@@ -1,4 +1,6 @@
-"""Export released weights to a bundle: `python -m nativetok.export --weights FILE --out models/NAME --data FOLDER`.
+"""Exports released weights to a bundle.
+
+python -m nativetok.onnx.export --weights FILE --card FILE --data FOLDER --out models/NAME
 
 A bundle is all the service knows of a model: ONNX graphs, the codebook, a model card and a manifest. After writing it,
 the export runs it with ONNX Runtime on images and holds it against PyTorch.
@@ -20,9 +22,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from nativetok.data import find_split, load_images
-from nativetok.mocet_graph import mocet_graph
 from nativetok.model import NativeTok, load_weights, to_pixels
-from nativetok.transformer_graphs import DecoderGraph, EncoderGraph
+from nativetok.onnx.mocet_graph import mocet_graph
+from nativetok.onnx.transformer_graphs import DecoderGraph, EncoderGraph
 
 FORMAT = 1
 OPSET = 23

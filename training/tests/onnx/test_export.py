@@ -12,10 +12,10 @@ import torch
 
 from nativetok.config import ModelConfig, RunConfig
 from nativetok.data import load_images
-from nativetok.export import Bundle, ParityError, check_bundle, export_bundle
 from nativetok.model import NativeTok, load_weights, save_weights
+from nativetok.onnx.export import Bundle, ParityError, check_bundle, export_bundle
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMOKE = RunConfig.load(ROOT / "training/configs/smoke.yaml").model
 
 

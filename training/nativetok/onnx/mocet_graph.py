@@ -13,9 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from nativetok.expert_graphs import CrossGraph, ExpertGraphs, Memory, SelfGraph
-from nativetok.graph import Graph
 from nativetok.model import CrossExperts, NativeTok
+from nativetok.onnx.expert_graphs import CrossGraph, ExpertGraphs, Memory, SelfGraph
+from nativetok.onnx.graph import Graph
 
 OPSET = 24  # the first with TensorScatter
 IR_VERSION = 11

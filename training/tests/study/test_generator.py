@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nativetok.generator import (
+from nativetok.model import load_weights
+from study.generator import (
     Generator,
     GeneratorConfig,
     Split,
@@ -22,9 +23,8 @@ from nativetok.generator import (
     save_generator,
     train,
 )
-from nativetok.model import load_weights
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PHOTOS = ROOT / "test" / "fixtures" / "photos"
 WEIGHTS = ROOT / "training" / "weights"
 ROW = re.compile(r"^\| `([\w-]+)\.webp` *\| \d{6} \| [^|]*`(\w+)`", re.MULTILINE)

@@ -10,7 +10,7 @@ from nativetok.config import ModelConfig
 from nativetok.data import load_images
 from nativetok.metrics import psnr
 from nativetok.model import NativeTok, save_weights
-from nativetok.order import (
+from study.order import (
     BAND_EDGES,
     add,
     cluster,
@@ -23,12 +23,12 @@ from nativetok.order import (
     load_some,
     main,
     mutual_information,
-    prefix_lengths,
     spectrum,
     tell,
 )
+from study.prefixes import prefix_lengths
 
-PHOTOS = Path(__file__).parents[2] / "test" / "fixtures" / "photos"
+PHOTOS = Path(__file__).parents[3] / "test" / "fixtures" / "photos"
 CONFIG = ModelConfig(
     image_size=64, stages=(4, 6), codebook_size=64, encoder_width=32, encoder_depth=1, expert_width=32,
     expert_mlp=32, token_width=16, decoder_width=32, decoder_depth=1,

@@ -1,13 +1,12 @@
 """Does the order run from coarse to fine? What each token tells of an image, and what it adds to the picture.
 
-python -m nativetok.order --weights training/weights/nativetok-128.safetensors --data FOLDER \
+python -m study.order --weights training/weights/nativetok-128.safetensors --data FOLDER \
     --out docs/results/order.json --picture docs/images/order.jpg
 """
 
 import argparse
 import itertools
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from nativetok.data import find_split, load_images
 from nativetok.metrics import position_entropy, psnr
 from nativetok.model import NativeTok, load_weights
+from study.prefixes import prefix_lengths
 
 CODE_GROUPS = 64
 CONTENT_CLUSTERS = 16
@@ -146,11 +146,6 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What tokens add to the picture
-
-
-def prefix_lengths(length: int) -> list[int]:
-    """Powers of two up to `length`, and `length` itself: 1, 2, 4, ..."""
-    return [*(2**i for i in range(math.ceil(math.log2(length)))), length]
 
 
 def spectrum(pictures: np.ndarray) -> tuple[np.ndarray, float]:
@@ -279,7 +274,7 @@ def load_some(paths: Sequence[Path], image_size: int, count: int) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: writes the figures to `--out` and the picture to `--picture`."""
-    parser = argparse.ArgumentParser(prog="python -m nativetok.order", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m study.order", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="released weights, .safetensors")
     parser.add_argument("--data", type=Path, required=True, help="data with a val split and maybe a train split")
     parser.add_argument("--images", type=int, help="only the first so many val photos (default: all)")

@@ -1,6 +1,6 @@
 """Rebuilds the tables and plots of docs/results.md, and README's table of quality, from the figures in docs/results/.
 
-python -m nativetok.results
+python -m study.report
 
 Nothing is measured here. A table stands between markers such as `<!-- quality -->` and `<!-- /quality -->`; what is
 outside of them stays as it is.
@@ -19,7 +19,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nativetok.comparison import (
+from study.comparison import (
     Run,
     budgets_table,
     cost_table,
@@ -32,13 +32,13 @@ from nativetok.comparison import (
     prefixes_table,
     times_table,
 )
-from nativetok.markdown import rebuild, table
+from study.markdown import rebuild, table
 
 REPOSITORY = Path(__file__).parents[2]
 FIGURES = ("quality", "quality-other", "rate-distortion", "order")
 Figures = Mapping[str, Any]
 
-# Which configurations of training/configs/order are set side by side.
+# Which configurations of training/study/configs are set side by side.
 ORDERED = ("cross", "cross-random", "parallel")
 TAIL_DROP = ("cross", "cross-whole", "parallel", "parallel-whole")
 STAGES = ("cross", "hierarchical", "hierarchical-joint")
@@ -286,7 +286,7 @@ def _log2_axis(ax: Axes, length: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: rewrites docs/results.md, its plots and README's table."""
-    parser = argparse.ArgumentParser(prog="python -m nativetok.results", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m study.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--root", type=Path, default=REPOSITORY, help="the repository (default: the one this is part of)"
     )

@@ -2,7 +2,7 @@
 
 It says what sequences cost it in bits, position by position, and samples new ones, which the tokenizer's decoder draws.
 
-python -m nativetok.generator --weights TOKENIZER --classifier CLASSIFIER --data FOLDER --out RUN
+python -m study.generator --weights TOKENIZER --classifier CLASSIFIER --data FOLDER --out RUN
 """
 
 import argparse
@@ -28,6 +28,7 @@ from nativetok.classifier import embed, load_classifier
 from nativetok.data import find_split, load_keyed_images, load_labels
 from nativetok.metrics import frechet_distance, psnr
 from nativetok.model import NativeTok, load_weights
+from study.prefixes import prefix_lengths
 
 BATCH = 64
 RATE = 1e-3
@@ -262,11 +263,6 @@ def draw(
     return decode(tokenizer, torch.cat([model.sample(part, temperature, random) for part in batches]))
 
 
-def prefix_lengths(length: int) -> list[int]:
-    """Powers of two up to a length, and the length."""
-    return sorted({*(2**k for k in range(length.bit_length())), length})
-
-
 def contact_sheet(images: NDArray[np.uint8]) -> Image.Image:
     """Images uint8 [N, H, W, 3] in rows of twelve."""
     rows = [images[i : i + SHEET_COLUMNS] for i in range(0, len(images) - SHEET_COLUMNS + 1, SHEET_COLUMNS)]
@@ -275,7 +271,7 @@ def contact_sheet(images: NDArray[np.uint8]) -> Image.Image:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: writes `generator.safetensors`, `generator.json` and `samples.jpg` into `--out`."""
-    parser = argparse.ArgumentParser(prog="python -m nativetok.generator", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m study.generator", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="the tokenizer's weights, .safetensors")
     parser.add_argument("--classifier", type=Path, required=True, help="a classifier's weights: labels and features")
     parser.add_argument("--data", type=Path, required=True, help="data with train and val splits and labels.csv")

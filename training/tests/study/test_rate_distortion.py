@@ -10,9 +10,9 @@ from PIL import Image
 from nativetok.config import ModelConfig
 from nativetok.metrics import psnr
 from nativetok.model import NativeTok, save_weights
-from nativetok.rate_distortion import CODECS, codec_curve, codec_point, main, thumbnail_curve, token_curve
+from study.rate_distortion import CODECS, codec_curve, codec_point, main, thumbnail_curve, token_curve
 
-PHOTOS = Path(__file__).parents[2] / "test" / "fixtures" / "photos"
+PHOTOS = Path(__file__).parents[3] / "test" / "fixtures" / "photos"
 
 
 @pytest.fixture(scope="module")

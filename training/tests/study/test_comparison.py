@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from nativetok.comparison import (
+from study.comparison import (
     budgets_table,
     cost_table,
     draw_generators,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nativetok.markdown import rebuild, table
-from nativetok.results import FIGURES, REPOSITORY, main, quality_table
+from study.markdown import rebuild, table
+from study.report import FIGURES, REPOSITORY, main, quality_table
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def texts(root: Path) -> tuple[str, str]:
 
 def test_what_is_in_the_repository_is_what_the_command_makes(root: Path) -> None:
     main(["--root", str(root)])
-    assert texts(root) == texts(REPOSITORY), "run python -m nativetok.results"
+    assert texts(root) == texts(REPOSITORY), "run python -m study.report"
     for name in ("rate-distortion", "order-curves", "ordered", "generators", "stages"):
         assert Image.open(root / "docs" / "images" / f"{name}.png").width > 800
 

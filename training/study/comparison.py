@@ -1,7 +1,7 @@
-"""Tables and plots of tokenizers trained alike but for one thing, from what their runs wrote (training/configs/order).
+"""Tables and plots of tokenizers trained alike but for one thing, from what their runs wrote (training/study/configs).
 
 A folder a run, named CONFIGURATION-sSEED, holds the `training.json` and `log.csv` of `nativetok.train`, the
-`evaluation.json` of `nativetok.evaluate` and, where there are such, the `generator.json` of `nativetok.generator`, that
+`evaluation.json` of `nativetok.evaluate` and, where there are such, the `generator.json` of `study.generator`, that
 of one trained longer as `generator-longer.json`, and the `graphs.json` of the exported bundle (bench/gpu/graphs.ts).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nativetok.markdown import table
+from study.markdown import table
 
 # How each configuration is called, and drawn: colour by where its tokens come from, dashed without tail drop.
 NAMES = {

@@ -1,6 +1,6 @@
 """Bytes against quality: the tokens beside JPEG, WebP, AVIF and bare thumbnails, each from its smallest file up.
 
-python -m nativetok.rate_distortion --weights training/weights/nativetok-128.safetensors --data FOLDER \
+python -m study.rate_distortion --weights training/weights/nativetok-128.safetensors --data FOLDER \
     --out docs/results/rate-distortion.json
 """
 
@@ -173,9 +173,7 @@ def _restore(image: Image.Image, side: int) -> np.ndarray:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line: writes the curves to `--out`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m nativetok.rate_distortion", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m study.rate_distortion", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="released weights, .safetensors")
     parser.add_argument("--data", type=Path, required=True, help="data; its val split is measured")
     parser.add_argument("--images", type=int, help="only the first so many photos (default: all)")
