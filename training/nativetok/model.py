@@ -329,6 +329,15 @@ class Experts(nn.Module):
                 weights[name] = weights[name][:, :, : self.config.latents + i]
         return self.query[s], weights
 
+    def layer_matrices(self) -> list[nn.Parameter]:
+        """The stacked matrices [n, rows, columns] of the experts' layers: attention and feed-forward."""
+        parts = ("q", "k", "v", "out", "mlp_in", "mlp_out")
+        return [self.weights[f"{layer}_{part}"] for layer in range(self.config.expert_depth) for part in parts]
+
+    def readout_matrices(self) -> list[nn.Parameter]:
+        """The stacked matrices [n, rows, C] that codes are read by, from the state and from the codes before."""
+        return [self.weights[name] for name in (("code", "told") if self.hear else ("code",))]
+
     def _all_weights(self) -> dict[str, Tensor]:
         return {**self.weights, "code_mean": self.code_mean, "code_deviation": self.code_deviation}
 

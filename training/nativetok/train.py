@@ -27,7 +27,7 @@ from nativetok.config import RunConfig
 from nativetok.data import find_split, load_images
 from nativetok.initialise import initialise_stage
 from nativetok.model import NativeTok, load_weights, save_weights, to_pixels
-from nativetok.muon import Muon
+from nativetok.optimisers import build_optimisers
 
 LOG_COLUMNS = [
     *("phase", "trained_parameters", "step", "images", "seconds", "cpu_seconds"),
@@ -164,33 +164,8 @@ class Trainer:
             experts.train(experts.query.requires_grad)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.ema_steps = 0
-        self._build_optimisers()
-
-    def _build_optimisers(self) -> None:
-        """Muon for the matrices of encoder and decoder blocks, AdamW for all else at rates of its own."""
-        train = self.config.train
-        groups: dict[str, list[Tensor]] = {"muon": [], "experts": [], "linear": [], "others": []}
-        for name, p in self.model.named_parameters():
-            if not p.requires_grad:
-                continue
-            part = name.rsplit(".", 1)[-1]
-            if part in ("token_embedding", "code", "told") or name.startswith(("encoder.patch", "decoder.output")):
-                group = "linear"  # starts as a least-squares solution, which steps of the common size would undo
-            elif "blocks" in name and p.ndim == 2:
-                group = "muon"
-            elif "stages" in name and p.ndim == 3 and not part.endswith("where"):
-                group = "experts"
-            else:
-                group = "others"
-            groups[group].append(p)
-        rates = {"experts": train.expert_rate, "linear": train.linear_rate, "others": train.adam_rate}
-        self.optimisers = [Muon(groups["muon"], lr=train.muon_rate, weight_decay=train.weight_decay)]
-        self.optimisers += [
-            torch.optim.AdamW(groups[name], lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-            for name, rate in rates.items()
-            if groups[name]
-        ]
-        self.rates = [train.muon_rate, *(rate for name, rate in rates.items() if groups[name])]
+        self.optimisers = build_optimisers(self.model, self.config.train)
+        self.rates: list[float] = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
 
     def _set_rates(self, phase: Phase) -> None:
         """Warm up, hold, then fall linearly to nothing over the last half of the phase."""
