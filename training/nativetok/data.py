@@ -1,4 +1,4 @@
-"""Photos from folders or tar shards into memory."""
+"""Loads images from folders or tar shards and brings them to a model's pixels."""
 
 import csv
 import io
@@ -18,13 +18,13 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".avif"}
 def load_images(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
     """Load every image under `paths` (image files, folders, tar shards), in a stable order, as uint8 [N, H, W, 3].
 
-    Images are brought to `image_size` as the service does it, by `prepare`. Raises FileNotFoundError if there is none.
+    `prepare` brings them to `image_size`, exactly as the service does. Raises FileNotFoundError if there are no images.
     """
     return load_keyed_images(paths, image_size)[1]
 
 
 def load_keyed_images(paths: Sequence[Path], image_size: int) -> tuple[list[str], NDArray[np.uint8]]:
-    """Load images as `load_images` does, with each one's key: its file name without folder and suffix."""
+    """Load images as `load_images` does, together with their keys: file names without folder and suffix."""
     files = [file for path in paths for file in _files(path)]
     if not files:
         raise FileNotFoundError(f"no image under {', '.join(map(str, paths))}")
@@ -33,20 +33,20 @@ def load_keyed_images(paths: Sequence[Path], image_size: int) -> tuple[list[str]
 
 
 def load_labels(path: Path) -> dict[str, str]:
-    """Read the label of each key that has one from a CSV file with columns `key` and `label`."""
+    """Read labels by key from a CSV file with columns `key` and `label`; keys without a label are left out."""
     with path.open(newline="") as file:
         return {row["key"]: row["label"] for row in csv.DictReader(file) if row["label"]}
 
 
 def find_split(root: Path, split: str) -> list[Path]:
-    """Return the shards or folder of a data set's split: `root/SPLIT-*.tar`, else `root/SPLIT/`, else `root` itself."""
+    """Return the paths of a split of a data set: `root/SPLIT-*.tar`, else `root/SPLIT/`, else `root` itself."""
     if shards := sorted(root.glob(f"{split}-*.tar")):
         return shards
     return [root / split] if (root / split).is_dir() else [root]
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The name and content of each image file of a folder, a tar shard or a file."""
+    """Yield the name and content of each image file in a folder or tar shard, or of a single file."""
     if path.is_dir():
         for photo in sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES):
             yield photo.name, photo.read_bytes()
@@ -71,26 +71,25 @@ def prepare(
     kernel: Literal["lanczos3", "bicubic"] = "lanczos3",
     fit: Literal["cover", "truncate"] = "cover",
 ) -> NDArray[np.uint8]:
-    """Bring an image to the pixels that a tokenizer takes: upright, alpha on white, RGB, resized, centre-cropped.
+    """Turn an image into a tokenizer's input: upright, on white, RGB, shorter side resized to `size`, centre-cropped.
 
-    The shorter side is resized to `size` and a square is cropped at a whole pixel of the resized image. `fit` says how
-    the longer side is rounded and which pixel that is, as an odd excess has no middle:
+    `fit` selects how the longer side is rounded and where the crop starts when the excess is odd:
 
-    - `cover`, the rule of the service and of the released models: sharp's `fit: cover, position: centre`. The longer
-      side is rounded half up and the crop starts at half the excess, rounded up. libvips scales both sides by exactly
-      the same factor. It enlarges with bicubic interpolation whatever the kernel, half a pixel of the result too far to
-      the left and to the top; this does the same, so that small images give the same tokens as in the service.
-    - `truncate`, the rule of TiTok's evaluation code (1d-tokenizer): the longer side is truncated and the crop starts
-      at half the excess, rounded half to even. TiTok resizes with `bicubic`.
+    - `cover`: the rule of the service and of the released models, which is sharp's `fit: cover, position: centre`. The
+      longer side is rounded half up, and the crop starts at half the excess, rounded up. libvips scales both sides by
+      exactly the same factor. It enlarges with bicubic interpolation whatever the kernel, and shifts enlarged images by
+      half a pixel to the upper left. This function does the same, so small images give the same tokens as the service.
+    - `truncate`: the rule of TiTok's evaluation code (1d-tokenizer). The longer side is truncated, and the crop starts
+      at half the excess, rounded half to even. TiTok uses it with `bicubic`.
 
     Args:
-        image: of any size and mode that Pillow converts to RGB.
+        image: of any size, in any mode that Pillow converts to RGB.
         size: height and width of the result in pixels.
-        kernel: the antialiasing filter; as everywhere in Pillow, `bicubic` has the parameter -0.5.
-        fit: see above.
+        kernel: the antialiasing filter; `bicubic` is Pillow's, with a = -0.5.
+        fit: the rule for rounding and cropping.
 
     Returns:
-        uint8 [size, size, 3]. An image of that size already keeps its pixels.
+        uint8 [size, size, 3]. An image that already has this size keeps its pixels.
     """
     image = _on_white(ImageOps.exif_transpose(image))
     if image.size == (size, size):
@@ -113,9 +112,9 @@ def _cover(image: Image.Image, size: int, kernel: Image.Resampling) -> Image.Ima
     for side in image.size:
         resized = math.floor(side / scale + 0.5)
         start = (resized - size + 1) // 2
-        # libvips aligns the centres of both images; where it enlarges, the centre of pixel i lies on place i * scale
+        # When it shrinks, libvips aligns the centres of both images; when it enlarges, pixel i is sampled at i * scale.
         corner.append(side / 2 + (start - resized / 2) * scale if scale >= 1 else (start - 0.5) * scale)
-    # Beyond the border, where box and kernel may reach, libvips repeats the outermost pixels; Pillow has none there.
+    # The box and the kernel may reach beyond the border. libvips repeats the outermost pixels there, Pillow does not.
     margin = math.ceil(3 * max(scale, 1)) + 1
     padded = Image.fromarray(np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), "edge"))
     left, top = (place + margin for place in corner)

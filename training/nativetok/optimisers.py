@@ -13,8 +13,8 @@ def parameter_groups(model: NativeTok) -> dict[str, list[nn.Parameter]]:
 
     - `muon`: matrices of the encoder's and the decoder's blocks.
     - `experts`: matrices of the experts' layers.
-    - `linear`: maps that start as least-squares solutions, which steps of the common size would undo.
-    - `others`: all the rest, such as norms, biases, queries and positions.
+    - `linear`: maps that start as least-squares solutions, which larger steps would destroy.
+    - `others`: everything else, such as norms, biases, queries and positions.
     """
     encoder, decoder, stages = model.encoder, model.decoder, model.mocet.experts
     blocks = {p for part in (encoder, decoder) for p in part.blocks.parameters() if p.ndim == 2}

@@ -220,7 +220,7 @@ def test_parallel_tokens_have_no_linear_start_and_no_bundle(
     parallel_run: Path, photos: np.ndarray, tmp_path: Path
 ) -> None:
     model = load_weights(parallel_run / "weights.safetensors")
-    with pytest.raises(ValueError, match="initialisation_images is to be 0"):
+    with pytest.raises(ValueError, match="initialisation_images must be 0"):
         initialise_stage(model, 0, torch.from_numpy(photos))
     with pytest.raises(ValueError, match="no causal graphs"):
         export_bundle(model, tmp_path / "bundle", "card", {}, {})

@@ -1,1 +1,1 @@
-"""A model as ONNX graphs: the graph writers, and the export that makes a bundle of them."""
+"""Writes a model as ONNX graphs and exports it as a bundle."""

@@ -1,4 +1,4 @@
-"""The ONNX nodes of experts, by their kind: from the memory and what is heard to a code."""
+"""The ONNX nodes of each kind of expert: from the memory and a prediction to a code."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,29 +11,29 @@ from torch.nn import functional as F
 from nativetok.model import Experts
 from nativetok.onnx.graph import Graph
 
-# Appends the nodes of a part of an expert: its number in the stage and its input's name to its output's name.
+# Appends the nodes of a part of an expert: maps its index in the stage and its input's name to its output's name.
 Part = Callable[[int, str], str]
 # Appends x @ weight + addend.
 Product = Callable[[str, str, str], str]
 
 UNSEEN = -1e4
-"""The score of what is not to be seen: its exponential is 0."""
+"""The score of masked rows; its exponential is 0."""
 
 
 class Memory:
-    """What experts read [B, size, D]: latents, then tokens. Rows beyond `written` are yet to be written."""
+    """What experts read [B, size, D]: latents, then tokens. Rows from `written` on are not written yet."""
 
     def __init__(self, graph: Graph, name: str, written: int) -> None:
         self.graph, self.name = graph, name
         self.written = self.size = written
         self.tokens: list[str] = []
-        """The rows that were written, each [B, 1, D]."""
+        """The token rows written so far, each [B, 1, D]."""
 
     def write(self, row: str, number: str, growth: int) -> None:
-        """Write a row [B, 1, D], whose number is also a value [B], in place; a memory that is full grows first."""
+        """Write a row [B, 1, D] in place at index `number`, the name of a value [B]; a full memory grows first."""
         if self.written == self.size:
-            # whatever they hold is written over; taken from the memory, they keep the name of the batch's dimension,
-            # and ONNX Runtime writes in place only where it knows by name that sizes are the same
+            # The content of the new rows does not matter. As slices of the memory they keep the name of the batch
+            # dimension, and ONNX Runtime writes in place only if names show that sizes are equal.
             shape = self.graph.shape
             rows = self.graph.node("Slice", self.name, shape(0), shape(growth), shape(1))
             self.name = self.graph.node("Concat", self.name, rows, axis=1)
@@ -44,32 +44,32 @@ class Memory:
 
 
 class ExpertGraphs(Protocol):
-    """A stage's experts, which run one by one in groups; i and j are their numbers in the stage."""
+    """A stage's experts, which run one by one in groups; i and j are indices in the stage."""
 
     def read_ahead(self, group: range, memory: Memory) -> str:
-        """Append what a group's experts do before the first of them runs.
+        """Append the work of a group's experts that is done before the first of them runs.
 
-        Returns what of their scores is known by then [B, sum of `scores`], the last expert's first; "" if none has any.
+        Returns the scores that are known by then [B, sum of `scores`], starting with the last expert's; "" if none are.
         """
 
     def scores(self, i: int) -> int:
-        """How many scores of expert i, of the current group, are known before it runs."""
+        """How many scores of expert i, in the current group, are known before it runs."""
 
-    def telling(self, i: int, j: int) -> NDArray[np.float32]:
-        """What expert i's code adds to the scores of j, later in the group: [C, `scores` of j]."""
+    def score_contribution(self, i: int, j: int) -> NDArray[np.float32]:
+        """What expert i's code adds to the scores of a later expert j of the group: [C, `scores` of j]."""
 
-    def code(self, i: int, memory: Memory, heard: str, scores: str) -> str:
-        """Append expert i: from what it hears [B, C] and its scores to its code [B, C].
+    def code(self, i: int, memory: Memory, predicted: str, scores: str) -> str:
+        """Append expert i: from the prediction of its code [B, C] and its scores to its code [B, C].
 
-        The code is normalised but for its length, which does not matter to the nearest of entries of length 1.
+        The code's length is not normalised: it does not change which entry of unit length is nearest.
         """
 
 
 class _Parts:
-    """What both kinds of experts have.
+    """What both kinds of experts share.
 
-    A state is read by normalisations alone, and these take its mean off. So whatever is added to a state is centred
-    already, in the weights, and its mean is 0 by itself.
+    States are only read by normalisations, which subtract the mean. So everything that is added to a state is already
+    centred in the weights, and states have mean 0.
     """
 
     def __init__(self, graph: Graph, experts: Experts, embedding: nn.Linear) -> None:
@@ -84,16 +84,16 @@ class _Parts:
         self.code_weights = self.weights["code"] / experts.code_deviation.numpy()[:, None]
 
     def row(self, i: int) -> int:
-        """The row of memory that expert i's token takes."""
+        """The memory row of expert i's token."""
         return self.config.latents + self.start + i
 
-    def read_code(self, i: int, x: str, heard: str) -> str:
-        """Append what reads the code [B, C] from an expert's last state [B, D]."""
+    def read_code(self, i: int, x: str, predicted: str) -> str:
+        """Append the readout of the code [B, C] from an expert's last state [B, D]."""
         normed = self.graph.norm(x, self.weights["norm"][i])
-        return self.graph.gemm(normed, self.graph.weight(self.code_weights[i]), heard)
+        return self.graph.gemm(normed, self.graph.weight(self.code_weights[i]), predicted)
 
     def mlp(self, layer: int, product: Product) -> Part:
-        """A layer's feed-forward part, on states of the rank that `product` takes."""
+        """The feed-forward part of a layer, for states of the rank that `product` takes."""
         graph, width = self.graph, self.config.expert_mlp
         norms, biases = self.weights[f"{layer}_mlp_norm"], self.weights[f"{layer}_mlp_in_bias"]
         w_in = self.matrices(f"{layer}_mlp_in", self.d, width)
@@ -106,11 +106,11 @@ class _Parts:
         return apply
 
     def matrices(self, name: str, rows: int, columns: int) -> list[str]:
-        """A stacked weight as one matrix [rows, columns] an expert, cut when the graph is loaded."""
+        """A stacked weight as one matrix [rows, columns] per expert, split when the graph is loaded."""
         return self.graph.matrices(self.graph.weight(self.weights[name]), self.count, rows, columns)
 
     def matrices_to_state(self, name: str, rows: int) -> list[str]:
-        """A stacked weight [n, rows, D] whose products are added to states, likewise."""
+        """The same for a stacked weight [n, rows, D] whose products are added to states."""
         return self.graph.matrices(self.graph.centred(self.graph.weight(self.weights[name])), self.count, rows, self.d)
 
     def of_heads(self, name: str, perm: list[int]) -> str:
@@ -123,10 +123,10 @@ class _Parts:
 class CrossGraph(_Parts):
     """`CrossExperts` in their absorbed form.
 
-    No image changes what an expert's first layer asks. So that layer reads what there is of the memory for a whole
-    group at once, and each expert is left with the group's tokens. Beside them it reads the mixture that was read ahead
-    for each head, as a row whose score is the logarithm of the sum of that mixture's exponentials. A token's own score
-    is linear in its code, which therefore tells it to later experts.
+    An expert's first-layer queries do not depend on the image. So the first layers of a whole group attend to the
+    existing memory at once, and each expert only has to add the group's own tokens. For each head, it treats the
+    mixture that was read ahead as a row whose score is the logarithm of that mixture's sum of exponentials. A token's
+    score is linear in its code, so each code contributes to the scores of later experts.
     """
 
     def __init__(self, graph: Graph, experts: Experts, embedding: nn.Linear) -> None:
@@ -143,7 +143,7 @@ class CrossGraph(_Parts):
             self.mlps.append(self.mlp(layer, graph.gemm))
         self.group = range(0)
         self.mixtures: list[str] = []
-        """What was read ahead for each expert of the group: [B, H, D]."""
+        """The mixture read ahead for each expert of the group: [B, H, D]."""
 
     def read_ahead(self, group: range, memory: Memory) -> str:
         graph, h, m = self.graph, self.heads, len(group)
@@ -153,14 +153,14 @@ class CrossGraph(_Parts):
         self.group, self.mixtures = group, graph.split(mixtures, m, axis=1)
         if m == 1:
             return ""
-        # the largest score less the logarithm of its share is the logarithm of the exponentials' sum
+        # the largest score minus the logarithm of its share is the logarithm of the sum of exponentials
         largest, share = (graph.node("ReduceMax", x, graph.shape(2), keepdims=0) for x in (scores, shares))
         sums = graph.node("Sub", largest, graph.node("Log", share))  # [B, m * H]
         picks, known = zip(*map(self._known_scores, reversed(group[1:])), strict=True)
         return graph.gemm(sums, graph.weight(np.concatenate(picks, 1)), graph.weight(np.concatenate(known)))
 
     def _known_scores(self, i: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """What is known of expert i's scores before its group runs: from sums [m * H] to them, and what to add."""
+        """Expert i's scores as far as known before its group runs: a matrix from sums [m * H], and an addend."""
         first, h, k = self.group.start, self.heads, i - self.group.start
         pick = np.zeros((len(self.group), h, h, h + k), np.float32)
         pick[k] = np.eye(h)[:, :, None] * np.eye(h, h + k)
@@ -173,20 +173,20 @@ class CrossGraph(_Parts):
         k = i - self.group.start
         return self.heads * (self.heads + k) if k else 0
 
-    def telling(self, i: int, j: int) -> NDArray[np.float32]:
+    def score_contribution(self, i: int, j: int) -> NDArray[np.float32]:
         first, h, width = self.group.start, self.heads, self.config.code_width
-        told = np.zeros((width, h, h + j - first), np.float32)
-        told[:, :, h + i - first] = (self.first_queries[j] @ self.embedding["weight"]).T
-        return told.reshape(width, -1)
+        added = np.zeros((width, h, h + j - first), np.float32)
+        added[:, :, h + i - first] = (self.first_queries[j] @ self.embedding["weight"]).T
+        return added.reshape(width, -1)
 
-    def code(self, i: int, memory: Memory, heard: str, scores: str) -> str:
+    def code(self, i: int, memory: Memory, predicted: str, scores: str) -> str:
         graph, h, d = self.graph, self.heads, self.d
         x = graph.weight(self.queries[i : i + 1])
         for layer in range(self.config.expert_depth):
             mixture = self._mixture(layer, i, memory, x) if layer else self._first_mixture(i, memory, scores)
             x = graph.gemm(graph.node("Reshape", mixture, graph.shape(0, h * d)), self.v_out[layer][i], x)
             x = self.mlps[layer](i, x)
-        return self.read_code(i, x, heard)
+        return self.read_code(i, x, predicted)
 
     def _first_mixture(self, i: int, memory: Memory, scores: str) -> str:
         """The first layer's mixture of the memory for each head [B, H, D]."""
@@ -198,7 +198,7 @@ class CrossGraph(_Parts):
         return graph.node("MatMul", shares, rows)
 
     def _mixture(self, layer: int, i: int, memory: Memory, x: str) -> str:
-        """A later layer's, for states x [B, D]."""
+        """A later layer's mixture, for states x [B, D]."""
         graph = self.graph
         normed = graph.norm(x, self.weights[f"{layer}_norm"][i])
         queries = graph.node("MatMul", normed, self.queries_of[layer][i])
@@ -216,7 +216,7 @@ class CrossGraph(_Parts):
         return scores, shares, graph.node("MatMul", shares, memory.name)
 
     def _first_queries(self, experts: Experts) -> NDArray[np.float32]:
-        """The first layer's queries [n, H, D], the key projection absorbed into them."""
+        """The first layer's queries [n, H, D] with the key projection absorbed into them."""
         n, d, h = self.count, self.d, self.heads
         w = {name: weight.detach() for name, weight in experts.weights.items()}
         normed = F.layer_norm(experts.query.detach(), (d,)) * w["0_norm"]
@@ -226,7 +226,7 @@ class CrossGraph(_Parts):
         return queries
 
     def _queries(self, layer: int) -> list[str]:
-        """A matrix [D, H * D] an expert: from a later layer's normalised state to its queries, likewise."""
+        """A matrix [D, H * D] per expert: from a later layer's normalised state to its absorbed queries."""
         graph, d, h = self.graph, self.d, self.heads
         q = self.of_heads(f"{layer}_q", [0, 2, 1, 3])  # [n, H, D, d/H]
         k = self.of_heads(f"{layer}_k", [0, 2, 3, 1])  # [n, H, d/H, D]
@@ -235,7 +235,7 @@ class CrossGraph(_Parts):
 
 
 class SelfGraph(_Parts):
-    """`SelfExperts`, which know nothing before they run."""
+    """`SelfExperts`, of which nothing is known before they run."""
 
     def __init__(self, graph: Graph, experts: Experts, embedding: nn.Linear) -> None:
         super().__init__(graph, experts, embedding)
@@ -252,10 +252,10 @@ class SelfGraph(_Parts):
     def scores(self, i: int) -> int:
         return 0
 
-    def telling(self, i: int, j: int) -> NDArray[np.float32]:
+    def score_contribution(self, i: int, j: int) -> NDArray[np.float32]:
         return np.zeros((self.config.code_width, 0), np.float32)
 
-    def code(self, i: int, memory: Memory, heard: str, scores: str) -> str:
+    def code(self, i: int, memory: Memory, predicted: str, scores: str) -> str:
         graph, d = self.graph, self.d
         batch = graph.node("Slice", graph.node("Shape", memory.name), graph.shape(0), graph.shape(1))
         query = graph.weight(self.queries[i : i + 1])
@@ -265,7 +265,7 @@ class SelfGraph(_Parts):
         for layer, (w_q, w_k, w_v) in enumerate(self.parts):
             normed = graph.norm(x, self.norms[layer][i])
             asking = normed
-            if layer + 1 == self.config.expert_depth:  # of the last layer the query's state alone is read
+            if layer + 1 == self.config.expert_depth:  # only the query's state of the last layer is read
                 x, asking = self._last(x), self._last(normed)
             q = graph.node("Mul", graph.node("MatMul", asking, w_q[i]), self.scale)
             q, k = (
@@ -277,10 +277,10 @@ class SelfGraph(_Parts):
             attended = graph.node("Transpose", attended, perm=[0, 2, 1, 3])
             attended = graph.node("Reshape", attended, graph.shape(0, 0, d))
             x = self.mlps[layer](i, graph.product(attended, self.outs[layer][i], x))
-        return self.read_code(i, graph.node("Reshape", x, graph.shape(-1, d)), heard)
+        return self.read_code(i, graph.node("Reshape", x, graph.shape(-1, d)), predicted)
 
     def _last(self, x: str) -> str:
-        """The last item of each sequence, [B, T, D] to [B, 1, D]."""
+        """The last row of each sequence, from [B, T, D] to [B, 1, D]."""
         shape = self.graph.shape
         return self.graph.node("Slice", x, shape(-1), shape(np.iinfo(np.int64).max), shape(1))
 

@@ -2,8 +2,8 @@
 
 python -m nativetok.onnx.export --weights FILE --card FILE --data FOLDER --out models/NAME
 
-A bundle is all the service knows of a model: ONNX graphs, the codebook, a model card and a manifest. After writing it,
-the export runs it with ONNX Runtime on images and holds it against PyTorch.
+A bundle is all that the service knows of a model: ONNX graphs, the codebook, a model card and a manifest. After writing
+a bundle, the export runs it with ONNX Runtime on images and compares it with PyTorch.
 """
 
 import argparse
@@ -32,13 +32,13 @@ IR_VERSION = 11
 
 
 def export_bundle(model: NativeTok, out: Path, card: str, training: dict[str, Any], quality: dict[str, Any]) -> None:
-    """Write a model's bundle into the folder `out` (created where missing); its name is the folder's.
+    """Write a model's bundle into the folder `out`, created if missing; the folder's name becomes the model's name.
 
-    Raises ValueError for a model whose tokens are read out in parallel: a bundle's graphs are causal.
+    Raises ValueError for `parallel` models, as a bundle's graphs are causal.
     """
     config = model.config
     if config.expert_kind == "parallel":
-        raise ValueError("a model of kind 'parallel' is there to be compared with: it has no causal graphs to export")
+        raise ValueError("expert_kind 'parallel' cannot be exported: it is a baseline and has no causal graphs")
     out.mkdir(parents=True, exist_ok=True)
     images = torch.zeros(2, config.image_size, config.image_size, 3, dtype=torch.uint8)
     tokens = torch.zeros(2, config.length, dtype=torch.int32)
@@ -90,7 +90,7 @@ def _trace(module: nn.Module, input_name: str, example: Tensor, output_name: str
     graph.ir_version = IR_VERSION
     for value in (*graph.graph.input, *graph.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "B"
-    # the exporter writes down whence in which file each part came: digests would depend on where a bundle was made
+    # the exporter records source files and lines: with them, digests would depend on where a bundle was made
     main = graph.graph
     for part in (graph, main, *main.node, *main.initializer, *main.value_info, *main.input, *main.output):
         part.ClearField("metadata_props")
@@ -99,7 +99,7 @@ def _trace(module: nn.Module, input_name: str, example: Tensor, output_name: str
 
 
 def _store_as_half(graph: onnx.GraphProto) -> None:
-    """Store float32 constants as fp16 where that loses nothing, which holds for all released weights."""
+    """Store float32 constants as fp16 if that is lossless, as it is for all released weights."""
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != TensorProto.FLOAT:
@@ -125,7 +125,7 @@ class Bundle:
         }
 
     def encode(self, images: NDArray[np.uint8], length: int | None = None) -> NDArray[np.int32]:
-        """Images uint8 [B, H, W, 3] to tokens int32 [B, length]; runs only the stages that the length needs."""
+        """Tokenize images uint8 [B, H, W, 3] to int32 [B, length]; runs only the stages that the length needs."""
         length = length or self.manifest["tokens"]["length"]
         latents = self.sessions["encoder"].run(None, {"images": images})[0]
         tokens = np.empty((len(images), 0), np.int32)
@@ -136,23 +136,24 @@ class Bundle:
         return tokens[:, :length]
 
     def decode(self, tokens: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Tokens int32 [B, k], k in 1..L, to images uint8 [B, H, W, 3]."""
+        """Decode tokens int32 [B, k], k in 1..L, to images uint8 [B, H, W, 3]."""
         missing = self.manifest["tokens"]["length"] - tokens.shape[1]
         tokens = np.pad(tokens, ((0, 0), (0, missing)), constant_values=self.manifest["codebook"]["size"])
         return self.sessions["decoder"].run(None, {"tokens": tokens})[0]
 
 
 class ParityError(Exception):
-    """The bundle does not do what PyTorch does."""
+    """The bundle's results differ from PyTorch's."""
 
 
 @torch.no_grad()
 def check_bundle(model: NativeTok, folder: Path, images: NDArray[np.uint8]) -> dict[str, float]:
-    """Hold a bundle against PyTorch on images uint8 [M, H, W, 3]; return the figures. Raises ParityError.
+    """Compare a bundle with PyTorch on images uint8 [M, H, W, 3] and return the figures. Raises ParityError.
 
-    One tie flips everything after it, so tokens are compared position by position on PyTorch's own prefix: at least
-    99.9 % are equal and the others' two best entries lie within 1e-4. Pixels differ by at most 1 of 255. A shorter
-    encoding is the prefix of a longer one, and tokens do not depend on the batch.
+    A near tie can change a token and with it all later ones, so tokens are compared position by position given the
+    bundle's own prefix: at least 99.9 % must be equal, and for the others the similarities of the two best entries must
+    be within 1e-4. Pixels may differ by at most 1 of 255. A shorter encoding must be a prefix of a longer one, and
+    tokens must not depend on the batch.
     """
     bundle, config = Bundle(folder), model.config
     equal, compared, margin, pixels = 0, 0, 0.0, 0
@@ -163,11 +164,11 @@ def check_bundle(model: NativeTok, folder: Path, images: NDArray[np.uint8]) -> d
         tokens = bundle.encode(batch)
         for end in config.stages:
             if not (bundle.encode(batch, end) == tokens[:, :end]).all():
-                raise ParityError(f"the encoding of length {end} is not the prefix of that of length {config.length}")
+                raise ParityError(f"the encoding of length {end} is not a prefix of the one of length {config.length}")
         for i, alone in enumerate(batch[:4]):
             if not (bundle.encode(alone[None]) == tokens[i]).all():
-                raise ParityError(f"tokens of image {start + i} depend on the batch")
-        # teacher forcing on the bundle's own prefix: what PyTorch would have said next at every position
+                raise ParityError(f"the tokens of image {start + i} depend on its batch")
+        # teacher forcing on the bundle's own tokens: what PyTorch predicts at every position
         prefix = model.quantiser.lookup(torch.from_numpy(tokens).long())
         said = torch.cat([model.mocet.predict(latents, prefix, s) for s in range(len(config.stages))], dim=1)
         best = (said @ model.quantiser.codebook.T).topk(2, dim=-1)
@@ -180,23 +181,23 @@ def check_bundle(model: NativeTok, folder: Path, images: NDArray[np.uint8]) -> d
         pixels = max(pixels, int(np.abs(drawn - model.decode(expected).numpy().astype(int)).max()))
     share = equal / compared
     if share < 0.999 or margin > 1e-4:
-        raise ParityError(f"{share:.4%} of tokens equal PyTorch's, the others' margin is up to {margin:.1e}")
+        raise ParityError(f"{share:.4%} of tokens equal PyTorch's; the largest margin of the others is {margin:.1e}")
     if pixels > 1:
         raise ParityError(f"decoded pixels differ by up to {pixels} of 255")
     return {"images": len(images), "tokens_equal": share, "largest_margin": margin, "largest_pixel_difference": pixels}
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Run the command line: write a bundle, compare it with PyTorch and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="released weights (.safetensors)")
-    parser.add_argument("--out", type=Path, required=True, help="the bundle's folder; its name is the model's name")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the bundle; its name is the model's name")
     parser.add_argument(
-        "--data", type=Path, required=True, help="images to check the bundle on (its val split where it has one)"
+        "--data", type=Path, required=True, help="images to check the bundle on (the val split if there is one)"
     )
     parser.add_argument("--card", type=Path, required=True, help="the model card, Markdown")
-    parser.add_argument("--training", type=Path, help="JSON for the manifest: how the model was trained, on what")
-    parser.add_argument("--quality", type=Path, help="JSON for the manifest: evaluation.json of nativetok.evaluate")
+    parser.add_argument("--training", type=Path, help="JSON for the manifest: how and on what the model was trained")
+    parser.add_argument("--quality", type=Path, help="JSON for the manifest: nativetok.evaluate's evaluation.json")
     args = parser.parse_args()
     model = load_weights(args.weights)
     training, quality = (json.loads(path.read_text()) if path else {} for path in (args.training, args.quality))

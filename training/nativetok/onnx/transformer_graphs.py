@@ -1,8 +1,8 @@
-"""Encoder and decoder as they are traced to ONNX graphs: the same numbers from operators that ONNX Runtime runs fast.
+"""Encoder and decoder in the form that is traced to ONNX: the same results from operators that ONNX Runtime runs fast.
 
-On a CPU, release 1.29 takes four times as long for `LayerNormalization` as for a difference to the mean,
-`RMSNormalization` and a sum. And it makes one operator of a sum and the `Gelu` after it which is slower than the two;
-not where a product has taken the sum in, which `Gemm` does, on matrices.
+On a CPU, ONNX Runtime 1.29 takes four times as long for `LayerNormalization` as for subtracting the mean,
+`RMSNormalization` and an addition. It also fuses an addition and the `Gelu` after it into one operator that is slower
+than both. It does not if the addition is part of a `Gemm`, which needs matrices.
 """
 
 from copy import deepcopy
@@ -14,7 +14,7 @@ from nativetok.model import NativeTok, scaled, to_uint8
 
 
 class EncoderGraph(nn.Module):
-    """The Meta Image Transformer on patches whose channels come last, as they do in images: only whole rows move."""
+    """The Meta Image Transformer on channels-last patches: images have this order, so only whole rows are moved."""
 
     def __init__(self, model: NativeTok) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class EncoderGraph(nn.Module):
         _exchange(self.encoder)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, H, W, 3] to latents [B, N, D]."""
+        """Map images uint8 [B, H, W, 3] to latents [B, N, D]."""
         b, h, w, c = images.shape
         size = self.size
         patches = images.view(b, h // size, size, w // size, size, c).transpose(2, 3)
@@ -34,7 +34,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """The decoder, the codebook before it."""
+    """The decoder with the codebook in front of it."""
 
     def __init__(self, model: NativeTok) -> None:
         super().__init__()
@@ -43,13 +43,13 @@ class DecoderGraph(nn.Module):
         _exchange(self.decoder)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Ids int32 [B, L], K where absent, to images uint8 [B, H, W, 3]."""
+        """Map ids int32 [B, L], K for absent tokens, to images uint8 [B, H, W, 3]."""
         ids = tokens.long()
         return to_uint8(self.decoder(self.quantiser.lookup(ids), ids == self.absent))
 
 
 class _Norm(nn.Module):
-    """A layer normalisation of rows."""
+    """Layer normalisation of rows."""
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class _Linear(nn.Module):
 
 
 def _exchange(module: nn.Module) -> None:
-    """Put these in the place of every layer of their kinds."""
+    """Replace every layer normalisation and linear layer in a module, recursively."""
     for name, child in module.named_children():
         if isinstance(child, nn.LayerNorm):
             setattr(module, name, _Norm(child))
