@@ -1,8 +1,8 @@
-"""Tables and plots of tokenizers trained alike but for one thing, from what their runs wrote (training/study/configs).
+"""Tables and plots that compare tokenizers whose training differs in one respect (training/study/configs).
 
-A folder a run, named CONFIGURATION-sSEED, holds the `training.json` and `log.csv` of `nativetok.train`, the
-`evaluation.json` of `nativetok.evaluate` and, where there are such, the `generator.json` of `study.generator`, that
-of one trained longer as `generator-longer.json`, and the `graphs.json` of the exported bundle (bench/gpu/graphs.ts).
+Each run has a folder named CONFIGURATION-sSEED with `training.json` and `log.csv` from `nativetok.train` and
+`evaluation.json` from `nativetok.evaluate`. Optional are `generator.json` from `study.generator`, the same from longer
+training as `generator-longer.json`, and `graphs.json`, the timing of the exported bundle (bench/gpu/graphs.ts).
 """
 
 import csv
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from study.markdown import table
 
-# How each configuration is called, and drawn: colour by where its tokens come from, dashed without tail drop.
+# How each configuration is named and drawn.
 NAMES = {
     "cross": "experts",
     "cross-random": "experts, random start",
@@ -40,14 +40,14 @@ STYLES: dict[str, dict[str, Any]] = {
     "hierarchical-joint": {"color": "#009E73", "linestyle": "--"},
 }
 TARGETS = (14.0, 15.0, 16.0, 17.0, 18.0)
-"""Qualities, dB, at which what a picture costs is compared."""
+"""PSNRs in dB at which the cost of an image is compared."""
 REACHED = (17.75, 18.0, 18.1)
-"""Qualities, dB, until which the time is compared."""
+"""PSNRs in dB at which the training time to reach them is compared."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run wrote. Generators are None where none was trained, `graphs` where no bundle was timed."""
+    """The files of a run. Generators are None if none was trained, `graphs` is None if no bundle was timed."""
 
     config: str
     seed: int
@@ -60,35 +60,35 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called in tables and plots."""
+        """The run's name in tables and plots."""
         return NAMES[self.config] + (f", seed {self.seed}" if self.seed else "")
 
     @property
     def minutes(self) -> float:
-        """Processor time that it trained for, initialisation included."""
+        """Processor time of the training in minutes, including initialisation."""
         return float(self.log[-1]["cpu_seconds"]) / 60
 
     def psnr(self, length: int) -> float:
-        """PSNR of a prefix on val, dB."""
+        """PSNR of a prefix on the val photos, in dB."""
         return float(self.evaluation["lengths"][str(length)]["psnr"])
 
     def progress(self, length: int) -> list[tuple[float, float]]:
-        """Minutes and validation PSNR of a prefix, dB, at each line of the log whose stage reaches so far."""
+        """Minutes and validation PSNR of a prefix in dB, for each line of the log whose stage has this length."""
         points = []
         for row in self.log:
-            said = dict(part.split(":") for part in row["val_psnr"].split())
-            if str(length) in said:
-                points.append((float(row["cpu_seconds"]) / 60, float(said[str(length)])))
+            psnr = dict(part.split(":") for part in row["val_psnr"].split())
+            if str(length) in psnr:
+                points.append((float(row["cpu_seconds"]) / 60, float(psnr[str(length)])))
         return points
 
 
 def load_runs(folder: Path) -> list[Run]:
-    """Every run in a folder, in the order of NAMES, then by seed. Raises ValueError for a name that is not there."""
+    """All runs in a folder, in the order of NAMES, then by seed. Raises ValueError for an unknown name."""
     runs = []
     for path in sorted(p for p in folder.iterdir() if p.is_dir()):
         config, _, seed = path.name.rpartition("-s")
         if config not in NAMES or not seed.isdigit():
-            raise ValueError(f"{path}: a run is called CONFIGURATION-sSEED, with one of {', '.join(NAMES)}")
+            raise ValueError(f"{path}: a run is named CONFIGURATION-sSEED, with one of {', '.join(NAMES)}")
         with (path / "log.csv").open(newline="") as file:
             log = list(csv.DictReader(file))
         training, evaluation = (json.loads((path / f"{name}.json").read_text()) for name in ("training", "evaluation"))
@@ -105,7 +105,7 @@ def load_runs(folder: Path) -> list[Run]:
 
 
 def generators_table(runs: Sequence[Run]) -> str:
-    """What each tokenizer's sequences cost a generator, and how near its samples come to the photos."""
+    """The cost of each tokenizer's sequences to a generator, and the Fréchet distance of its samples."""
     rows = []
     for run in runs:
         if not (figures := run.generator):
@@ -126,7 +126,7 @@ def generators_table(runs: Sequence[Run]) -> str:
 
 
 def longer_table(runs: Sequence[Run]) -> str:
-    """What a generator gains by more training, of the tokenizers for which that was tried."""
+    """What longer training of the generator gains, for the tokenizers for which it was tried."""
     rows = []
     for run in runs:
         if not (run.generator and run.longer_generator):
@@ -145,7 +145,7 @@ def longer_table(runs: Sequence[Run]) -> str:
 
 
 def experts_table(runs: Sequence[Run]) -> str:
-    """Quality of kinds of experts, and what training and encoding with them take."""
+    """Quality of each kind of expert, and the cost of training and encoding."""
     rows = []
     for run in runs:
         if not run.graphs:
@@ -153,7 +153,7 @@ def experts_table(runs: Sequence[Run]) -> str:
         encode = {
             graph["batch"]: graph["batch"] * 1000 / graph["encodeImagesPerSecond"] for graph in run.graphs["graphs"]
         }
-        # From the first to the last line of the log: before it lies the initialisation.
+        # from the first to the last line of the log, to leave out the initialisation
         first, last = run.log[0], run.log[-1]
         images, seconds = (float(last[column]) - float(first[column]) for column in ("images", "cpu_seconds"))
         rows.append(
@@ -172,7 +172,7 @@ def experts_table(runs: Sequence[Run]) -> str:
 
 
 def cost_table(runs: Sequence[Run]) -> str:
-    """Bits that a generator spends on the shortest prefix that draws so well, by interpolation between prefixes."""
+    """Bits that a generator spends to reach each PSNR of TARGETS, interpolated between prefixes."""
     rows = []
     for run in runs:
         if run.generator:
@@ -183,13 +183,13 @@ def cost_table(runs: Sequence[Run]) -> str:
 
 
 def _cost(run: Run) -> tuple[list[float], list[float]]:
-    """Bits and PSNR of the prefixes from the shortest on, as far as more tokens draw better."""
+    """Bits and PSNR of the prefixes, from the shortest on, as long as PSNR rises."""
     assert run.generator
     return _rising((prefix["bits"], prefix["psnr"]) for prefix in run.generator["prefixes"].values())
 
 
 def _rising(points: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """What was spent and the quality it gave, at the points better than all before them."""
+    """The costs and qualities of the points that are better than all points before them."""
     spent: list[float] = []
     quality: list[float] = []
     for cost, psnr in points:
@@ -208,7 +208,7 @@ def prefixes_table(runs: Sequence[Run], configs: Sequence[str]) -> str:
 
 
 def budgets_table(runs: Sequence[Run], configs: Sequence[str]) -> str:
-    """Images, time and quality of runs, with the parameters that each phase trains."""
+    """Images, time and quality of runs, and the number of parameters that each phase trains."""
     rows = []
     for run in runs:
         if run.config not in configs:
@@ -228,7 +228,7 @@ def budgets_table(runs: Sequence[Run], configs: Sequence[str]) -> str:
 
 
 def times_table(runs: Sequence[Run], configs: Sequence[str], length: int) -> str:
-    """Minutes until a prefix draws the val photos that training looks at so well, by interpolation."""
+    """Minutes until a prefix reaches each PSNR of REACHED on the validation photos, interpolated."""
     rows = []
     for run in runs:
         if run.config in configs:
@@ -243,7 +243,7 @@ def times_table(runs: Sequence[Run], configs: Sequence[str], length: int) -> str
 
 
 def draw_generators(runs: Sequence[Run]) -> Figure:
-    """Bits by position, and PSNR against the bits that were spent on it."""
+    """Plot bits by position, and PSNR against the bits spent."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     by_position, quality = figure.subplots(1, 2)
     for run in runs:
@@ -259,7 +259,7 @@ def draw_generators(runs: Sequence[Run]) -> Figure:
 
 
 def draw_training(runs: Sequence[Run], length: int) -> Figure:
-    """Validation PSNR of a length over the minutes of training."""
+    """Plot the validation PSNR of a length against the minutes of training."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
     for run in runs:

@@ -1,6 +1,6 @@
-"""A small autoregressive generator over a tokenizer's tokens, to measure what the order of tokens is worth to one.
+"""A small autoregressive generator over a tokenizer's tokens, to measure what their order is worth.
 
-It says what sequences cost it in bits, position by position, and samples new ones, which the tokenizer's decoder draws.
+It reports the cost of sequences in bits at each position, and samples new ones for the tokenizer to decode.
 
 python -m study.generator --weights TOKENIZER --classifier CLASSIFIER --data FOLDER --out RUN
 """
@@ -33,7 +33,7 @@ from study.prefixes import prefix_lengths
 BATCH = 64
 RATE = 1e-3
 WARMUP = 200
-"""Steps in which the rate rises; after them it falls to nothing along a cosine."""
+"""Steps in which the learning rate rises; after them it decays to zero along a cosine."""
 WEIGHT_DECAY = 0.05
 DROPOUT = 0.1
 VALIDATE_EVERY = 250
@@ -41,7 +41,7 @@ SAMPLE_BATCH = 250
 SHEET_COLUMNS = 12
 
 Cache = tuple[Tensor, Tensor]
-"""Keys and values [B, heads, T, width / heads] of what a block has read."""
+"""A block's keys and values [B, heads, T, width / heads] of earlier positions."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class GeneratorConfig:
     """The sizes of a generator."""
 
     labels: tuple[str, ...]
-    """Classes it can be asked for; one more stands for images without a label."""
+    """The classes; one more class stands for images without a label."""
     codebook_size: int
     length: int
-    """Tokens of a sequence."""
+    """Tokens per sequence."""
     width: int = 256
     depth: int = 6
     heads: int = 4
 
 
 class CausalBlock(nn.Module):
-    """A pre-norm transformer block in which a place reads itself and those before it."""
+    """A pre-norm transformer block with causal attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class CausalBlock(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, x: Tensor, past: Cache | None = None) -> tuple[Tensor, Cache]:
-        """Map [B, T, width] to the same; with a `past`, which is read too, T is 1."""
+        """Map [B, T, width] to the same shape, and return the cache; with a `past`, T must be 1."""
         b, t, width = x.shape
         q, k, v = self.qkv(self.attention_norm(x)).view(b, t, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if past is not None:
@@ -95,15 +95,15 @@ class Generator(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, config.codebook_size)
         for name, p in self.named_parameters():
-            if p.ndim > 1:  # GPT-2's start: what a block adds is the smaller the more blocks there are
+            if p.ndim > 1:  # GPT-2's initialisation: the more blocks there are, the less each one adds
                 residual = name.endswith(("out.weight", "mlp.2.weight"))
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.depth) if residual else 0.02)
 
     @torch.no_grad()
     def start_from(self, codebook: Tensor) -> None:
-        """Let tokens whose codes [K, C], each of length 1, are alike start alike, as input and as output.
+        """Initialise input and output embeddings from unit-length codes [K, C], so that similar tokens start similar.
 
-        What is seen of one is learned of its neighbours, too: each is seen but rarely.
+        Each token is rarely seen in training; this way its neighbours learn from it.
         """
         for weight in (self.token.weight, self.head.weight):
             weight.copy_(codebook @ torch.randn(codebook.shape[1], weight.shape[1]) * 0.02)
@@ -115,7 +115,7 @@ class Generator(nn.Module):
         return len(self.config.labels)
 
     def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
-        """Logits [B, T, K] of the tokens int64 [B, T] of images of classes int64 [B], each from those before it."""
+        """Predict each token of int64 [B, T] from the classes int64 [B] and the tokens before it: logits [B, T, K]."""
         x = torch.cat([self.label(labels)[:, None], self.token(tokens[:, :-1])], dim=1)
         x = x + self.position[: tokens.shape[1]]
         for block in self.blocks:
@@ -123,7 +123,7 @@ class Generator(nn.Module):
         return self.head(self.norm(x))
 
     def bits(self, labels: Tensor, tokens: Tensor) -> Tensor:
-        """What each token int64 [B, T] costs, in bits [B, T]."""
+        """The cost of each token int64 [B, T] in bits [B, T]."""
         logits = self(labels, tokens).float()
         return F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none") / math.log(2)
 
@@ -131,7 +131,7 @@ class Generator(nn.Module):
     def grow(
         self, labels: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Iterator[Tensor]:
-        """Draw sequences of classes int64 [B] token by token: yields int64 [B], `length` times."""
+        """Sample sequences for classes int64 [B] token by token: yields int64 [B], `length` times."""
         caches: list[Cache | None] = [None] * len(self.blocks)
         x = self.label(labels)
         for position in self.position:
@@ -144,19 +144,19 @@ class Generator(nn.Module):
             x = self.token(token)
 
     def sample(self, labels: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Draw sequences int64 [B, length] of classes int64 [B]."""
+        """Sample sequences int64 [B, length] for classes int64 [B]."""
         return torch.stack(list(self.grow(labels, temperature, generator)), dim=1)
 
 
 def save_generator(model: Generator, path: Path) -> None:
-    """Write the released form of a generator: fp16 safetensors with its configuration in the metadata."""
+    """Write a generator in its released form: fp16 safetensors with the configuration in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, path, metadata={"config": json.dumps(asdict(model.config))})
 
 
 def load_generator(path: Path) -> Generator:
-    """Read a released generator, in evaluation mode, float32."""
+    """Read a released generator: float32, in evaluation mode."""
     with safetensors.safe_open(path, framework="pt") as file:
         config = json.loads(file.metadata()["config"])
     model = Generator(GeneratorConfig(**{**config, "labels": tuple(config["labels"])}))
@@ -170,7 +170,7 @@ def load_generator(path: Path) -> Generator:
 
 @dataclass(frozen=True)
 class Split:
-    """Photos, uint8 [N, H, W, 3], with their tokens, int64 [N, T], and classes, int64 [N]."""
+    """Photos uint8 [N, H, W, 3] with their tokens int64 [N, T] and classes int64 [N]."""
 
     photos: NDArray[np.uint8]
     tokens: Tensor
@@ -178,13 +178,13 @@ class Split:
 
 
 def tokenize(tokenizer: NativeTok, photos: NDArray[np.uint8], length: int, batch: int = 64) -> Tensor:
-    """Tokens int64 [N, length] of photos uint8 [N, H, W, 3], with a bar of progress."""
+    """Tokenize photos uint8 [N, H, W, 3] to int64 [N, length], with a progress bar."""
     batches = torch.from_numpy(photos).split(batch)
     return torch.cat([tokenizer.encode(part, length) for part in tqdm(batches, unit="batch", desc="tokenize")])
 
 
 def load_split(root: Path, split: str, tokenizer: NativeTok, length: int, names: Sequence[str]) -> Split:
-    """A split's photos with so many tokens each; `names` are the labels that have a class, in their order."""
+    """Load a split's photos with `length` tokens each; `names` are the labels of the classes, in order."""
     keys, photos = load_keyed_images(find_split(root, split), tokenizer.config.image_size)
     labels = load_labels(root / "labels.csv")
     classes = {name: i for i, name in enumerate(names)}
@@ -193,16 +193,16 @@ def load_split(root: Path, split: str, tokenizer: NativeTok, length: int, names:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Training and figures
+# Training and metrics
 
 
 def train(
     model: Generator, tokens: Tensor, classes: Tensor, sequences: int, held: Split, seed: int = 0
 ) -> list[dict[str, float]]:
-    """Train a generator in place on so many sequences, drawn from epoch to epoch in a new order.
+    """Train a generator in place on `sequences` sequences, in a new random order each epoch.
 
     Returns:
-        The log: how many sequences were seen, the training and the validation bits a token, the seconds so far.
+        The log: sequences seen, training and validation bits per token, seconds so far.
     """
     torch.manual_seed(seed)
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -243,44 +243,44 @@ def train(
 
 @torch.inference_mode()
 def bits_by_position(model: Generator, split: Split) -> NDArray[np.float64]:
-    """What a token of a split costs a generator by position, in bits, float64 [T]. Leaves it in evaluation mode."""
+    """Mean cost in bits of a split's tokens by position, float64 [T]. Leaves the generator in evaluation mode."""
     model.eval()
     parts = zip(split.classes.split(BATCH), split.tokens.split(BATCH), strict=True)
     return torch.cat([model.bits(classes, tokens) for classes, tokens in parts]).double().mean(0).numpy()
 
 
 def decode(tokenizer: NativeTok, tokens: Tensor, batch: int = 64) -> NDArray[np.uint8]:
-    """Draw images uint8 [N, H, W, 3] of tokens int64 [N, T]."""
+    """Decode tokens int64 [N, T] to images uint8 [N, H, W, 3]."""
     return np.concatenate([tokenizer.decode(part).numpy() for part in tokens.split(batch)])
 
 
 def draw(
     model: Generator, tokenizer: NativeTok, classes: Tensor, temperature: float, seed: int = 0
 ) -> NDArray[np.uint8]:
-    """Sample an image uint8 [N, H, W, 3] of each class int64 [N]."""
+    """Sample an image uint8 [N, H, W, 3] for each class int64 [N]."""
     random = torch.Generator().manual_seed(seed)
     batches = tqdm(classes.split(SAMPLE_BATCH), unit="batch", desc="sample")
     return decode(tokenizer, torch.cat([model.sample(part, temperature, random) for part in batches]))
 
 
 def contact_sheet(images: NDArray[np.uint8]) -> Image.Image:
-    """Images uint8 [N, H, W, 3] in rows of twelve."""
+    """Arrange images uint8 [N, H, W, 3] in rows of twelve."""
     rows = [images[i : i + SHEET_COLUMNS] for i in range(0, len(images) - SHEET_COLUMNS + 1, SHEET_COLUMNS)]
     return Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: writes `generator.safetensors`, `generator.json` and `samples.jpg` into `--out`."""
+    """Run the command line: write `generator.safetensors`, `generator.json` and `samples.jpg` into `--out`."""
     parser = argparse.ArgumentParser(prog="python -m study.generator", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="the tokenizer's weights, .safetensors")
-    parser.add_argument("--classifier", type=Path, required=True, help="a classifier's weights: labels and features")
-    parser.add_argument("--data", type=Path, required=True, help="data with train and val splits and labels.csv")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--length", type=int, help="tokens of a sequence (default: all that the tokenizer has)")
-    parser.add_argument("--sequences", type=int, default=72_000, help="the budget (default 72,000)")
-    parser.add_argument("--samples", type=int, default=5000, help="of the Fréchet distance (default 5,000)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples (default 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and samples (default 0)")
+    parser.add_argument("--classifier", type=Path, required=True, help="classifier weights, for labels and features")
+    parser.add_argument("--data", type=Path, required=True, help="data set with train and val splits and labels.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--length", type=int, help="tokens per sequence (default: the tokenizer's length)")
+    parser.add_argument("--sequences", type=int, default=72_000, help="sequences to train on (default 72,000)")
+    parser.add_argument("--samples", type=int, default=5000, help="samples for the Fréchet distance (default 5,000)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="temperature of the samples (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for weights, order and samples (default 0)")
     options = parser.parse_args(arguments)
 
     torch.manual_seed(options.seed)
@@ -317,7 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         },
         "samples": len(samples),
         "frechet": frechet_distance(photos, embed(classifier, samples)),
-        # what the tokenizer alone costs: the generator's samples can hardly come nearer to the photos
+        # the tokenizer's share: the generator's samples can hardly be closer to the photos than reconstructions are
         "frechet_reconstructions": frechet_distance(
             photos, embed(classifier, decode(tokenizer, training.tokens[pick]))
         ),
@@ -326,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (options.out / "generator.json").write_text(json.dumps(figures, indent=2) + "\n")
     contact_sheet(samples[: 6 * SHEET_COLUMNS]).save(options.out / "samples.jpg", quality=88)
     whole = figures["prefixes"][str(length)]
-    print(f"{whole['bits']:.1f} bits a sequence, PSNR {whole['psnr']:.2f} dB, Fréchet {figures['frechet']:.2f}")
+    print(f"{whole['bits']:.1f} bits per sequence, PSNR {whole['psnr']:.2f} dB, Fréchet {figures['frechet']:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does the order run from coarse to fine? What each token tells of an image, and what it adds to the picture.
+"""Is the order coarse to fine? Measures what each token says about an image, and what it adds to the reconstruction.
 
 python -m study.order --weights training/weights/nativetok-128.safetensors --data FOLDER \
     --out docs/results/order.json --picture docs/images/order.jpg
@@ -27,7 +27,7 @@ CODE_GROUPS = 64
 CONTENT_CLUSTERS = 16
 SHUFFLES = 20
 BAND_EDGES = (1, 2, 4, 8, 16, 32)
-"""Octaves of spatial frequency in cycles an image; the first band lies below them, the last above."""
+"""Edges of bands of spatial frequency, in cycles per image; the first band is below them, the last one above."""
 
 PICTURE_PHOTOS = 4
 AMPLIFICATION = 2
@@ -36,38 +36,38 @@ HEADER = 24
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What tokens tell of an image
+# What tokens say about an image
 
 
 def coarse_content(images: np.ndarray) -> np.ndarray:
-    """The layout of colours: thumbnails of 4x4 pixels, float64 [N,48], of images uint8 [N,S,S,3]."""
+    """The layout of colours: 4x4 thumbnails, float64 [N,48], of images uint8 [N,S,S,3]."""
     return _thumbnails(images, 4).reshape(len(images), -1)
 
 
 def fine_content(images: np.ndarray) -> np.ndarray:
-    """The layout of detail, whatever it shows: where a 16x16 thumbnail leaves how much energy.
+    """The layout of detail: how much energy a 16x16 thumbnail misses, and where.
 
     Args:
         images: uint8 [N,S,S,3], S a multiple of 16.
 
     Returns:
-        float64 [N,16]: a cell of a 4x4 grid each, the logarithm of the mean squared difference from the thumbnail.
+        float64 [N,16]: log(1 + the mean squared difference from the thumbnail) in each cell of a 4x4 grid.
     """
     scale = images.shape[1] // 16
     energies = []
-    for image in images:  # one by one: thousands of photos as floats would take gigabytes
+    for image in images:  # one by one, as thousands of photos as floats would take gigabytes
         detail = image - _thumbnails(image[None], 16).repeat(scale, axis=1).repeat(scale, axis=2)
         energies.append(_thumbnails(np.square(detail).mean(axis=-1, keepdims=True), 4).ravel())
     return np.log1p(energies)
 
 
 def cluster(vectors: np.ndarray, count: int) -> np.ndarray:
-    """Each vector's cluster, int [N] of 0..count-1, of float [N,F] by k-means (k-means++ start, fixed seed)."""
+    """Cluster vectors float [N,F] by k-means (k-means++ start, fixed seed); return int [N] of 0..count-1."""
     return kmeans2(vectors.astype(np.float64), count, iter=30, minit="++", rng=0)[1]
 
 
 def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
-    """Plug-in estimate in bits of what ids a [N] tell of ids b [N]; biased upwards by about (A-1)(B-1) / (2 N ln 2)."""
+    """Mutual information of ids a [N] and b [N] in bits, a plug-in estimate biased by about (A-1)(B-1) / (2 N ln 2)."""
     joint = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(joint, (a, b), 1 / len(a))
     independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0)
@@ -78,34 +78,34 @@ def mutual_information(a: np.ndarray, b: np.ndarray) -> float:
 def corrected_information(
     tokens: np.ndarray, content: np.ndarray, shuffles: int = SHUFFLES
 ) -> tuple[np.ndarray, float]:
-    """What the token at each position tells of the content, less what so few images would show by chance.
+    """Mutual information of the token at each position with the content, corrected for bias.
 
-    The bias is the mean estimate over shuffles of the content among the images, where nothing is told.
+    The bias is the mean estimate over shuffles of the content among images, which leave no information.
 
     Args:
-        tokens: int [N,L], few distinct ids.
+        tokens: int [N,L] with few distinct ids.
         content: int [N], each image's cluster.
-        shuffles: how many, at least 2.
+        shuffles: number of shuffles, at least 2.
 
     Returns:
-        float64 [L] in bits, and the standard deviation of a position's estimate over shuffles: the noise.
+        float64 [L] in bits, and the noise: the standard deviation of a position's estimate over shuffles.
     """
     rng = np.random.default_rng(0)
-    told = np.array([mutual_information(column, content) for column in tokens.T])
+    estimate = np.array([mutual_information(column, content) for column in tokens.T])
     chance = np.array(
         [
             [mutual_information(column, shuffled) for column in tokens.T]
             for shuffled in _shuffled(content, shuffles, rng)
         ]
     )
-    return told - chance.mean(axis=0), float(chance.std(axis=0, ddof=1).mean())
+    return estimate - chance.mean(axis=0), float(chance.std(axis=0, ddof=1).mean())
 
 
 def tell(images: np.ndarray, tokens: np.ndarray, codebook: np.ndarray) -> dict[str, Any]:
-    """Entropy of the ids and mutual information with coarse and fine content, by position.
+    """Entropy of the ids and their mutual information with coarse and fine content, by position.
 
-    For the information, codebook entries count as 64 groups of similar ones: with all 4,096 the estimate would be
-    mostly bias. What a group hides, two entries of it telling different things, is not counted.
+    For mutual information, codebook entries are clustered into 64 groups: with all 4,096 entries the estimate would be
+    mostly bias. Information in the differences within a group is not counted.
 
     Args:
         images: uint8 [N,S,S,3], S a multiple of 16.
@@ -113,8 +113,8 @@ def tell(images: np.ndarray, tokens: np.ndarray, codebook: np.ndarray) -> dict[s
         codebook: float [K,C].
 
     Returns:
-        A JSON-ready dictionary, all in bits: `entropy` by position (plug-in, at most log2 N); for `coarse` and `fine`
-        the clusters' own `entropy`, the `information` by position and its `noise`.
+        A JSON-ready dictionary, all in bits: `entropy` by position (plug-in estimate, at most log2 N); for `coarse` and
+        `fine` the `entropy` of the content clusters, the `information` by position and its `noise`.
     """
     groups = cluster(codebook, min(CODE_GROUPS, len(codebook)))[tokens]
     figures: dict[str, Any] = {"entropy": _rounded(position_entropy(tokens))}
@@ -145,21 +145,21 @@ def _rounded(values: np.ndarray) -> list[float]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What tokens add to the picture
+# What tokens add to the reconstruction
 
 
 def spectrum(pictures: np.ndarray) -> tuple[np.ndarray, float]:
     """Energy of pictures by spatial frequency.
 
-    By the cosine transform, which continues a picture by its mirror image: the Fourier transform would wrap it around,
-    and the jump from one border to the other would pass for fine detail.
+    Uses the cosine transform, which continues a picture by its mirror image. The Fourier transform wraps it around, so
+    that a jump from one border to the opposite one would count as fine detail.
 
     Args:
         pictures: float [N,S,S,3].
 
     Returns:
-        Mean energy a pixel and channel, float64 [bands], in the bands that `BAND_EDGES` part; and the mean frequency in
-        cycles an image, weighted by energy. Bands add up to the pictures' mean square.
+        Mean energy per pixel and channel in each band of `BAND_EDGES`, float64 [bands], adding up to the mean square;
+        and the mean frequency in cycles per image, weighted by energy.
     """
     size = pictures.shape[1]
     energy = np.zeros((size, size))
@@ -172,16 +172,17 @@ def spectrum(pictures: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def add(images: np.ndarray, decoded: dict[int, np.ndarray]) -> dict[str, Any]:
-    """How close each prefix comes and what it adds to the one before it.
+    """The quality of each prefix and what it adds to the next shorter one.
 
     Args:
         images: uint8 [N,S,S,3].
         decoded: number of tokens, rising from 0 -> uint8 [N,S,S,3].
 
     Returns:
-        A JSON-ready dictionary: `band_edges`; and for each number of tokens but 0 in `prefixes`, `psnr` in dB and of
-        the difference from the shorter prefix's picture `added` (energy, mean square in grey levels), `shares` by band
-        and `mean_frequency`. `photos` has the same of all there is to add, the photos less the picture of no token.
+        A JSON-ready dictionary with `band_edges` and, in `prefixes`, for each number of tokens except 0: `psnr` in dB,
+        and for the difference from the next shorter prefix's picture its energy `added` (mean square in grey levels),
+        the `shares` of the bands and its `mean_frequency`. `photos` has these for the photos minus the picture of no
+        tokens.
     """
 
     def describe(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
@@ -203,10 +204,10 @@ def add(images: np.ndarray, decoded: dict[int, np.ndarray]) -> dict[str, Any]:
 
 
 def draw_steps(images: np.ndarray, decoded: dict[int, np.ndarray]) -> Image.Image:
-    """Draw four photos, spread evenly, two rows each.
+    """Draw four evenly spaced photos, two rows each.
 
-    The upper row has the pictures of growing prefixes and the photo on the right; the lower one what each prefix adds
-    to the one before it, and the photo to the last one, amplified around mid-grey.
+    The upper row has the pictures of growing prefixes, with the photo on the right. The lower row has what each of them
+    adds to the one on its left, amplified around mid-grey.
 
     Args:
         images: uint8 [N,S,S,3].
@@ -234,7 +235,7 @@ def draw_steps(images: np.ndarray, decoded: dict[int, np.ndarray]) -> Image.Imag
 
 
 def encode(model: NativeTok, images: np.ndarray, batch: int = 64) -> np.ndarray:
-    """Tokens int64 [N,L] of images uint8 [N,S,S,3]."""
+    """Tokenize images uint8 [N,S,S,3] to int64 [N,L]."""
     device = next(model.parameters()).device
     with torch.inference_mode():
         return np.concatenate(
@@ -246,7 +247,7 @@ def encode(model: NativeTok, images: np.ndarray, batch: int = 64) -> np.ndarray:
 
 
 def decode_prefixes(model: NativeTok, tokens: np.ndarray, batch: int = 64) -> dict[int, np.ndarray]:
-    """Pictures uint8 [N,S,S,3] of no token and of every length of `prefix_lengths`, of tokens int [N,L]."""
+    """Decode no tokens and every prefix of `prefix_lengths` of tokens int [N,L]: length -> uint8 [N,S,S,3]."""
     device, absent = next(model.parameters()).device, model.config.codebook_size
     prefixes = {0: np.full_like(tokens[:, :1], absent)}
     prefixes |= {length: tokens[:, :length] for length in prefix_lengths(tokens.shape[1])}
@@ -263,7 +264,7 @@ def decode_prefixes(model: NativeTok, tokens: np.ndarray, batch: int = 64) -> di
 
 
 def load_some(paths: Sequence[Path], image_size: int, count: int) -> np.ndarray:
-    """The first `count` images uint8 [<= count,S,S,3] under `paths`, opening no more of them than needed."""
+    """Load the first `count` images under `paths`, uint8 [<= count,S,S,3], without opening more paths than needed."""
     loaded = [np.empty((0, image_size, image_size, 3), np.uint8)]
     for path in paths:
         if sum(map(len, loaded)) >= count:
@@ -273,19 +274,19 @@ def load_some(paths: Sequence[Path], image_size: int, count: int) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: writes the figures to `--out` and the picture to `--picture`."""
+    """Run the command line: write the figures to `--out` and the picture to `--picture`."""
     parser = argparse.ArgumentParser(prog="python -m study.order", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="released weights, .safetensors")
-    parser.add_argument("--data", type=Path, required=True, help="data with a val split and maybe a train split")
-    parser.add_argument("--images", type=int, help="only the first so many val photos (default: all)")
+    parser.add_argument("--data", type=Path, required=True, help="data set with a val and optionally a train split")
+    parser.add_argument("--images", type=int, help="number of val photos (default: all)")
     parser.add_argument(
         "--train-images",
         type=int,
         default=8000,
-        help="train photos beside them for what tokens tell, whose estimate needs many (default 8000)",
+        help="number of train photos that the estimate of information also uses (default 8000)",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--picture", type=Path, required=True, help="the picture to draw")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the figures")
+    parser.add_argument("--picture", type=Path, required=True, help="image file for the picture")
     options = parser.parse_args(arguments)
 
     model = load_weights(options.weights).to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Which prefixes of a sequence are looked at."""
+"""Which prefixes of a sequence are compared."""
 
 
 def prefix_lengths(length: int) -> list[int]:

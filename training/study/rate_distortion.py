@@ -1,4 +1,4 @@
-"""Bytes against quality: the tokens beside JPEG, WebP, AVIF and bare thumbnails, each from its smallest file up.
+"""Rate-distortion curves of the tokens, JPEG, WebP, AVIF and raw thumbnails, each from its smallest file up.
 
 python -m study.rate_distortion --weights training/weights/nativetok-128.safetensors --data FOLDER \
     --out docs/results/rate-distortion.json
@@ -24,14 +24,14 @@ from nativetok.metrics import psnr, ssim
 from nativetok.model import load_weights
 
 REDUCED_SIDES = (16, 32, 64, 96)
-"""At their smallest, files of full-size pictures are several times our length. The common way to even smaller ones is a
-smaller picture, enlarged after decoding."""
+"""Sides of reduced images. Even the smallest full-size files are several times larger than the tokens; the usual way
+to get smaller files is to reduce the image and to enlarge it after decoding."""
 THUMBNAIL_SIDES = (4, 8)
-"""Raw RGB thumbnails of 48 and 192 bytes."""
+"""Sides of raw RGB thumbnails of 48 and 192 bytes."""
 
 
 def jpeg_payload(data: bytes) -> int:
-    """Bytes of a JPEG file's single scan: entropy-coded picture without tables and headers (ITU-T T.81, annex B)."""
+    """Bytes of a JPEG file's only scan: the entropy-coded data without tables and headers (ITU-T T.81, annex B)."""
     place = 2
     while data[place + 1] != 0xDA:
         place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
@@ -40,9 +40,9 @@ def jpeg_payload(data: bytes) -> int:
 
 
 def webp_payload(data: bytes) -> int:
-    """Bytes of a lossy WebP file's VP8 frame without its frame header of 10 bytes (RFC 9649; RFC 6386, section 9.1)."""
+    """Bytes of a lossy WebP file's VP8 frame without its 10-byte frame header (RFC 9649; RFC 6386, section 9.1)."""
     if data[12:16] != b"VP8 ":
-        raise ValueError(f"a plain lossy WebP file is needed, not one that starts with a chunk {data[12:16]!r}")
+        raise ValueError(f"need a simple lossy WebP file, not one whose first chunk is {data[12:16]!r}")
     return int.from_bytes(data[16:20], "little") - 10
 
 
@@ -56,24 +56,24 @@ def avif_payload(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Codec:
-    """An image format at its encoder's careful settings."""
+    """An image format and careful settings of its encoder."""
 
     format: str
     qualities: tuple[int, ...]
-    """Rising, from the one that gives the smallest file."""
+    """Rising, from the one with the smallest file."""
     reduced_quality: int
-    """The quality of smaller pictures: of the low ones, one where a byte buys most."""
+    """The quality for reduced images: a low one at which an additional byte gains most."""
     payload: Callable[[bytes], int]
     options: dict[str, Any]
-    """Of the encoder, for the smallest whole file."""
+    """Encoder options for the smallest whole file."""
     payload_options: dict[str, Any] = field(default_factory=dict)
-    """What differs from them where the payload alone counts. The pixels must not."""
+    """Options that replace them if only the payload counts. The pixels must be the same."""
 
     def compress(self, image: np.ndarray, quality: int, side: int) -> tuple[bytes, int]:
-        """The file of an image uint8 [H,W,3], brought to `side` x `side` pixels first, and the bytes of its payload."""
+        """Resize an image uint8 [H,W,3] to `side` x `side` and compress it; return the file and its payload's size."""
         file = self._save(image, quality, side, self.options)
-        bare = self._save(image, quality, side, self.options | self.payload_options) if self.payload_options else file
-        return file, self.payload(bare)
+        other = self._save(image, quality, side, self.options | self.payload_options) if self.payload_options else file
+        return file, self.payload(other)
 
     def _save(self, image: np.ndarray, quality: int, side: int, options: dict[str, Any]) -> bytes:
         file = io.BytesIO()
@@ -84,15 +84,15 @@ class Codec:
 
 
 CODECS = {
-    # Huffman tables fitted to the picture make the smaller file, but are then part of what tells the picture: the
-    # payload is counted with the standard's own, which need not be sent.
+    # Optimised Huffman tables give the smaller file, but the tables then carry information about the image. So the
+    # payload is measured with the standard's tables, which need not be sent.
     "JPEG": Codec(
         "JPEG", (1, 3, 5, 7, 10, 15, 20, 30), 20, jpeg_payload,
         {"optimize": True, "subsampling": "4:2:0"}, {"optimize": False},
     ),
     "WebP": Codec("WEBP", (0, 1, 2, 5, 10, 20, 30), 5, webp_payload, {"method": 6}),
-    # Tuned for what is measured, which also reaches smaller files than the default; speed 2 of 0..10, since speed 0
-    # takes three times as long for less than 0.2 dB.
+    # Tuned for PSNR, which is measured and also reaches smaller files than the default. Speed 2 of 0..10, as speed 0
+    # takes three times as long and gains less than 0.2 dB.
     "AVIF": Codec(
         "AVIF", (0, 1, 3, 6, 10, 20, 30), 10, avif_payload,
         {"speed": 2, "subsampling": "4:2:0", "max_threads": 1, "advanced": {"tune": "psnr"}},
@@ -101,17 +101,16 @@ CODECS = {
 
 
 def codec_point(images: np.ndarray, codec: Codec, quality: int, side: int) -> dict[str, float]:
-    """One point of a codec's curve.
+    """Measure one point of a codec's curve.
 
     Args:
         images: uint8 [N,S,S,3].
         codec: the format.
-        quality: in the format's own scale.
-        side: of the picture that is compressed, in pixels; decoded pictures are brought back to S.
+        quality: on the format's own scale.
+        side: side in pixels of the compressed image; decoded images are resized back to S.
 
     Returns:
-        `side` and `quality`; the means over images of a whole file's `bytes`, its `payload` bytes, `psnr` in dB and
-        `ssim`.
+        `side` and `quality`; means over images of the file's `bytes`, its `payload` bytes, `psnr` in dB and `ssim`.
     """
     files, payloads = zip(*(codec.compress(image, quality, side) for image in images), strict=True)
     pictures = np.stack([_restore(Image.open(io.BytesIO(data)), images.shape[1]) for data in files])
@@ -125,7 +124,7 @@ def codec_point(images: np.ndarray, codec: Codec, quality: int, side: int) -> di
 
 
 def codec_curve(images: np.ndarray, codec: Codec) -> list[dict[str, float]]:
-    """Smaller pictures first, then full size at rising quality; each point as `codec_point` gives it."""
+    """Measure a codec's curve, reduced images first, then full size at rising quality; points as in `codec_point`."""
     size = images.shape[1]
     settings = [(side, codec.reduced_quality) for side in REDUCED_SIDES if side < size]
     settings += [(size, quality) for quality in codec.qualities]
@@ -135,7 +134,7 @@ def codec_curve(images: np.ndarray, codec: Codec) -> list[dict[str, float]]:
 
 
 def thumbnail_curve(images: np.ndarray) -> list[dict[str, float]]:
-    """Thumbnails of raw RGB bytes, enlarged bicubically: what any code of as many bytes has to beat."""
+    """Measure raw RGB thumbnails, enlarged bicubically: the baseline for any code of that many bytes."""
     points = []
     for side in THUMBNAIL_SIDES:
         small = [_resize(Image.fromarray(image), side, Image.Resampling.BOX) for image in images]
@@ -145,12 +144,12 @@ def thumbnail_curve(images: np.ndarray) -> list[dict[str, float]]:
 
 
 def token_curve(images: np.ndarray, decoded: dict[int, np.ndarray], codebook_size: int) -> list[dict[str, float]]:
-    """The tokens' points: ids packed without a header, so that file and payload are the same bytes.
+    """Measure the tokens' points: ids packed without a header, so file and payload are the same.
 
     Args:
         images: uint8 [N,S,S,3].
         decoded: number of tokens -> uint8 [N,S,S,3].
-        codebook_size: entries of the codebook.
+        codebook_size: entries in the codebook.
     """
     points = []
     for length, pictures in decoded.items():
@@ -172,12 +171,12 @@ def _restore(image: Image.Image, side: int) -> np.ndarray:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: writes the curves to `--out`."""
+    """Run the command line: write the curves to `--out`."""
     parser = argparse.ArgumentParser(prog="python -m study.rate_distortion", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="released weights, .safetensors")
-    parser.add_argument("--data", type=Path, required=True, help="data; its val split is measured")
-    parser.add_argument("--images", type=int, help="only the first so many photos (default: all)")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--data", type=Path, required=True, help="data set; the val split is measured")
+    parser.add_argument("--images", type=int, help="number of photos (default: all)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the curves")
     options = parser.parse_args(arguments)
 
     model = load_weights(options.weights).to("cuda" if torch.cuda.is_available() else "cpu")

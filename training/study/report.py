@@ -1,9 +1,9 @@
-"""Rebuilds the tables and plots of docs/results.md, and README's table of quality, from the figures in docs/results/.
+"""Rebuilds the tables and plots of docs/results.md and the README's quality table from the figures in docs/results/.
 
 python -m study.report
 
-Nothing is measured here. A table stands between markers such as `<!-- quality -->` and `<!-- /quality -->`; what is
-outside of them stays as it is.
+Nothing is measured here. Each table stands between markers such as `<!-- quality -->` and `<!-- /quality -->`. Text
+outside the markers is not changed.
 """
 
 import argparse
@@ -38,12 +38,12 @@ REPOSITORY = Path(__file__).parents[2]
 FIGURES = ("quality", "quality-other", "rate-distortion", "order")
 Figures = Mapping[str, Any]
 
-# Which configurations of training/study/configs are set side by side.
+# Which configurations of training/study/configs are compared.
 ORDERED = ("cross", "cross-random", "parallel")
 TAIL_DROP = ("cross", "cross-whole", "parallel", "parallel-whole")
 STAGES = ("cross", "hierarchical", "hierarchical-joint")
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker each besides.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, and different markers.
 STYLES: dict[str, dict[str, Any]] = {
     "NativeTok": {"color": "#D55E00", "marker": "*"},
     "thumbnail": {"color": "#555555", "marker": "x"},
@@ -58,7 +58,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def quality_table(quality: Figures) -> str:
-    """Quality by number of tokens, of the figures that `nativetok.evaluate` writes."""
+    """Quality by number of tokens, from the figures of `nativetok.evaluate`."""
     lengths = quality["lengths"]
     frechet = any(figures["frechet"] is not None for figures in lengths.values())
     return table(
@@ -77,7 +77,7 @@ def quality_table(quality: Figures) -> str:
 
 
 def rate_distortion_table(figures: Figures) -> str:
-    """What few bytes give: tokens, thumbnails, smaller pictures, and of each codec the smallest file at full size."""
+    """Quality at low rates: tokens, thumbnails, reduced images, and each codec's smallest file at full size."""
     rows = []
     for name, curve in figures["curves"].items():
         full = max(point.get("side", 0) for point in curve)
@@ -103,7 +103,7 @@ def tell_table(order: Figures) -> str:
     """Entropy and information by position, averaged over octaves of positions."""
     tell = order["tell"]
     return table(
-        ["position", "entropy, bits", "told of coarse content, bits", "told of fine content, bits"],
+        ["position", "entropy, bits", "information on coarse content, bits", "information on fine content, bits"],
         (
             [
                 f"{start + 1}" if end == start + 1 else f"{start + 1}-{end}",
@@ -117,7 +117,7 @@ def tell_table(order: Figures) -> str:
 
 
 def add_table(order: Figures) -> str:
-    """What each prefix adds to the one before it, by band of spatial frequency."""
+    """What each prefix adds to the next shorter one, by band of spatial frequency."""
     add = order["add"]
     rows = [[length, f"{prefix['psnr']:.2f}", *_frequencies(prefix)] for length, prefix in add["prefixes"].items()] + [
         ["the photo", "", *_frequencies(add["photos"])]
@@ -135,7 +135,7 @@ def _band_names(edges: Sequence[int]) -> list[str]:
 
 
 def _octaves(length: int) -> list[tuple[int, int]]:
-    """Slices of positions that double: 0..1, 1..2, 2..4, 4..8, ..., the last one cut at `length`."""
+    """Ranges of positions that double in length: 0..1, 1..2, 2..4, 4..8, ..., the last one cut off at `length`."""
     ends = [1]
     while ends[-1] < length:
         ends.append(min(2 * ends[-1], length))
@@ -143,15 +143,15 @@ def _octaves(length: int) -> list[tuple[int, int]]:
 
 
 def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str]:
-    """What stands between the markers of docs/results.md, by their names."""
+    """The content between the markers of docs/results.md, by name."""
     order = figures["order"]
     val, train = order["images"]["val"], order["images"]["train"]
     coarse, fine = order["tell"]["coarse"], order["tell"]["fine"]
-    told = (
-        f"{val:,} photos of val and {train:,} of the train split, with which no entropy can show as more than "
-        f"{np.log2(val + train):.2f} bits. The most that a token could tell, the clusters' own entropy, is "
-        f"{coarse['entropy']:.2f} bits (coarse) and {fine['entropy']:.2f} (fine). By chance, what one position seems "
-        f"to tell is off by {coarse['noise']:.3f} and {fine['noise']:.3f} bits (standard deviation)."
+    note = (
+        f"{val:,} photos of the val split and {train:,} of the train split, so measured entropy is at most "
+        f"{np.log2(val + train):.2f} bits. Information is at most the entropy of the content clusters, "
+        f"{coarse['entropy']:.2f} bits (coarse) and {fine['entropy']:.2f} bits (fine). The standard deviation of one "
+        f"position's estimate by chance is {coarse['noise']:.3f} bits (coarse) and {fine['noise']:.3f} bits (fine)."
     )
     return {
         "quality": _counted(quality_table(figures["quality"]), figures["quality"]["images"]),
@@ -160,7 +160,7 @@ def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str
             rate_distortion_table(figures["rate-distortion"]), figures["rate-distortion"]["images"]
         ),
         "order-add": _counted(add_table(order), val),
-        "order-tell": f"{tell_table(order)}\n\n{textwrap.fill(told, 120)}",
+        "order-tell": f"{tell_table(order)}\n\n{textwrap.fill(note, 120)}",
         "ordered": budgets_table(runs, ORDERED),
         "generators": generators_table(runs),
         "generator-costs": cost_table(runs),
@@ -181,10 +181,10 @@ def _counted(content: str, images: int) -> str:
 
 
 def draw_rate_distortion(figures: Figures) -> Figure:
-    """PSNR and SSIM against bytes: whole files above, payload alone below."""
+    """Plot PSNR and SSIM against bytes: whole files above, only the payload below."""
     figure = Figure(figsize=(11, 8.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey="col")
-    for row, (counted, what) in enumerate((("bytes", "whole file"), ("payload", "payload alone"))):
+    for row, (counted, what) in enumerate((("bytes", "whole file"), ("payload", "payload only"))):
         for column, (measure, label) in enumerate((("psnr", "PSNR, dB"), ("ssim", "SSIM"))):
             ax = axes[row, column]
             for name, curve in figures["curves"].items():
@@ -194,7 +194,7 @@ def draw_rate_distortion(figures: Figures) -> Figure:
             ax.minorticks_off()
             ax.grid(alpha=0.3)
             if row == 1:
-                ax.set_xlabel("bytes an image (mean)")
+                ax.set_xlabel("bytes per image (mean)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
@@ -222,12 +222,12 @@ def _draw_curve(ax: Axes, name: str, curve: Sequence[Figures], counted: str, mea
             linestyle=":" if smaller else "-",
             markerfacecolor="white" if smaller else style["color"],
             markersize=5,
-            label=f"{name} of a smaller picture" if smaller else name,
+            label=f"{name}, reduced image" if smaller else name,
         )
 
 
 def draw_order(order: Figures) -> Figure:
-    """Entropy and information by position, PSNR by prefix, and the bands that each prefix adds to."""
+    """Plot entropy and information by position, PSNR by prefix, and what each prefix adds by band."""
     tell, add = order["tell"], order["add"]
     figure = Figure(figsize=(11, 8.5), layout="constrained")
     (entropy, information), (quality, bands) = figure.subplots(2, 2)
@@ -236,17 +236,17 @@ def draw_order(order: Figures) -> Figure:
     entropy.plot(positions, tell["entropy"], ".", color="#0072B2")
     limit = np.log2(sum(order["images"].values()))
     entropy.axhline(limit, color="#555555", linestyle="--", linewidth=1)
-    entropy.annotate("the most that so many photos can show", (1, limit), (0, 4), textcoords="offset points")
+    entropy.annotate("upper bound for this number of photos", (1, limit), (0, 4), textcoords="offset points")
     entropy.set(title="Entropy of the ids", ylabel="bits", ylim=(0, limit + 1.5))
 
     for name, colour, marker in (("coarse", "#D55E00", "o"), ("fine", "#0072B2", "^")):
-        told = tell[name]["information"]
-        information.plot(positions, told, marker, color=colour, markersize=3, alpha=0.4, linestyle="")
-        octaves = _octaves(len(told))
+        bits = tell[name]["information"]
+        information.plot(positions, bits, marker, color=colour, markersize=3, alpha=0.4, linestyle="")
+        octaves = _octaves(len(bits))
         centres = [np.sqrt((start + 1) * end) for start, end in octaves]
-        means = [np.mean(told[start:end]) for start, end in octaves]
-        information.plot(centres, means, color=colour, marker=marker, label=f"{name} content")
-    information.set(title="What a single token tells (lines: means over octaves)", ylabel="bits")
+        means = [np.mean(bits[start:end]) for start, end in octaves]
+        information.plot(centres, means, color=colour, marker=marker, label=f"on {name} content")
+    information.set(title="Information in a single token (lines: means over octaves)", ylabel="bits")
     information.legend(frameon=False)
     for ax in (entropy, information):
         ax.set_xlabel("position")
@@ -264,11 +264,11 @@ def draw_order(order: Figures) -> Figure:
         shade = colormaps["cividis"](band / len(add["band_edges"]))
         bands.bar(columns, shares[:, band], bottom=bottoms[:, band], color=shade, label=name, width=0.85)
     bands.set(
-        title="What each prefix adds to the one before it", xlabel="tokens", ylabel="share of energy", ylim=(0, 1)
+        title="What each prefix adds to the next shorter one", xlabel="tokens", ylabel="share of energy", ylim=(0, 1)
     )
     handles, names = bands.get_legend_handles_labels()
     bands.legend(
-        handles[::-1], names[::-1], title="cycles an image", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
+        handles[::-1], names[::-1], title="cycles per image", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False
     )
     for ax in (entropy, information, quality):
         ax.grid(alpha=0.3)
@@ -285,10 +285,10 @@ def _log2_axis(ax: Axes, length: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: rewrites docs/results.md, its plots and README's table."""
+    """Run the command line: rewrite the tables and plots of docs/results.md and the README's table."""
     parser = argparse.ArgumentParser(prog="python -m study.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--root", type=Path, default=REPOSITORY, help="the repository (default: the one this is part of)"
+        "--root", type=Path, default=REPOSITORY, help="the repository (default: the one that contains this file)"
     )
     root = parser.parse_args(arguments).root
 
