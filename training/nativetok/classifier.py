@@ -202,13 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     labels = load_labels(options.data / "labels.csv")
     names = sorted(set(labels.values()))
-    images, said = _labelled(options.data, "train", labels)
+    images, named = _labelled(options.data, "train", labels)
     model = Classifier(names).to(options.device)
-    train(model, images, np.array([names.index(label) for label in said]))
+    train(model, images, np.array([names.index(label) for label in named]))
     save_classifier(model, options.out)
 
-    images, said = _labelled(options.data, "val", labels)
-    targets = np.array([names.index(label) for label in said])
+    images, named = _labelled(options.data, "val", labels)
+    targets = np.array([names.index(label) for label in named])
     plain, balanced = accuracy(targets, classify(load_classifier(options.out), images))
     print(f"{len(images)} val photos: accuracy {plain:.1%}, balanced over labels {balanced:.1%}")
 

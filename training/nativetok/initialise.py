@@ -65,15 +65,15 @@ def _initialise_experts(model: NativeTok, stage: int, pixels: Tensor, latents: T
             if experts.start == mocet.experts[stage].start:
                 state = experts.state(i, memory)
                 state = state - state.mean(0)
-                unsaid = state - basis @ (basis.T @ state)
-                whiten = _whitening(unsaid)
-                explains = (unsaid @ whiten).T @ unexplained
+                residual = state - basis @ (basis.T @ state)
+                whiten = _whitening(residual)
+                explains = (residual @ whiten).T @ unexplained
                 directions = torch.linalg.eigh(explains @ explains.T).eigenvectors.flip(1)[:, : config.code_width]
                 head = whiten @ directions
                 experts.weights["code"][i - experts.start] = head
                 if i > 0:
-                    told = _regression(codes.flatten(1), state @ head)
-                    experts.weights["told"][i - experts.start, : len(told)] = told
+                    regression = _regression(codes.flatten(1), state @ head)
+                    experts.weights["told"][i - experts.start, : len(regression)] = regression
                 experts.calibrate(i, memory, codes)
             code = quantiser.lookup(quantiser(experts.expert(i)(memory, codes)))
             codes = torch.cat([codes, code[:, None]], dim=1)
@@ -91,12 +91,12 @@ def _initialise_embeddings(model: NativeTok, stage: int, pixels: Tensor, codes: 
     rows = patches(pixels, config.patch_size)
     mean, components = _principal_components(rows, config.token_width)
     content = (rows - mean) @ components.T  # [M, N, token width]
-    unsaid = content.flatten(1) - content.flatten(1).mean(0)
+    residual = content.flatten(1) - content.flatten(1).mean(0)
     if stage > 0:
         before = codes[:, :start].flatten(1)
-        unsaid -= (before - before.mean(0)) @ _regression(before, unsaid)
-    told = _regression(codes[:, start:].flatten(1), unsaid)
-    decoder.token_embedding[start : codes.shape[1]] = told.view(-1, config.code_width, told.shape[1])
+        residual -= (before - before.mean(0)) @ _regression(before, residual)
+    regression = _regression(codes[:, start:].flatten(1), residual)
+    decoder.token_embedding[start : codes.shape[1]] = regression.view(-1, config.code_width, regression.shape[1])
     if stage == 0:
         decoder.mask.zero_()[:, : config.token_width] = content.mean(0)
         torch.nn.init.eye_(decoder.widen.weight)

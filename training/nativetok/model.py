@@ -434,10 +434,10 @@ class SelfExperts(Experts):
     def _attention(self, layer: int) -> dict[str, Tensor]:
         n, d = self.end - self.start, self.config.expert_width
         # similar rows attend to each other, as in Attention
-        alike = 1.4 * nn.init.orthogonal_(torch.empty(d, d)).expand(n, d, d)
+        equal = 1.4 * nn.init.orthogonal_(torch.empty(d, d)).expand(n, d, d)
         return {
-            f"{layer}_q": alike.clone(),
-            f"{layer}_k": alike.clone(),
+            f"{layer}_q": equal.clone(),
+            f"{layer}_k": equal.clone(),
             f"{layer}_v": _stack(n, d, d),
             f"{layer}_out": _stack(n, d, d),
         }
@@ -581,8 +581,8 @@ class Decoder(nn.Module):
     def spread(self, codes: Tensor, absent: Tensor) -> Tensor:
         """Map tokens to patches [B, N, width], before attention among patches."""
         b, k, _ = codes.shape
-        said = codes.masked_fill(absent[..., None], 0).flatten(1) @ self.token_embedding[:k].flatten(0, 1)
-        x = self.widen(said.view(b, self.grid**2, -1)) + self.mask + self.positions
+        content = codes.masked_fill(absent[..., None], 0).flatten(1) @ self.token_embedding[:k].flatten(0, 1)
+        x = self.widen(content.view(b, self.grid**2, -1)) + self.mask + self.positions
         return x + (absent.to(x.dtype) @ self.absent[:k])[:, None]
 
     def _blend(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -216,8 +216,8 @@ class Trainer:
                 latents = model.encoder(pixels)
             with torch.no_grad():
                 codes, ids = model.mocet.generate(latents.float(), model.quantiser, end)
-            said = torch.cat([model.mocet.predict(latents, codes, s) for s in stages], dim=1)
-            straight_through = torch.cat([codes[:, :first], said + (codes[:, first:] - said).detach()], dim=1)
+            predicted = torch.cat([model.mocet.predict(latents, codes, s) for s in stages], dim=1)
+            straight_through = torch.cat([codes[:, :first], predicted + (codes[:, first:] - predicted).detach()], dim=1)
             drawn = model.decoder(straight_through, self._dropped_tail(len(pixels), end)).float()
         decibels = -10 * torch.log10(((drawn - pixels) / 2).square().mean(dim=(1, 2, 3)) + 1e-6)
         # the negative PSNR of each image (NAFNet, arXiv 2204.04676): training optimises the reported figure
@@ -229,7 +229,7 @@ class Trainer:
             optimiser.step()
         codebook_learns = phase.stage == 0 or phase.joint
         if codebook_learns:
-            model.quantiser.follow(said.detach().flatten(0, 1), ids[:, first:].flatten())
+            model.quantiser.follow(predicted.detach().flatten(0, 1), ids[:, first:].flatten())
         self._update_ema(codebook_learns)
         return loss.item(), decibels.mean().item()
 

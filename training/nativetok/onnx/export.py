@@ -170,8 +170,8 @@ def check_bundle(model: NativeTok, folder: Path, images: NDArray[np.uint8]) -> d
                 raise ParityError(f"the tokens of image {start + i} depend on its batch")
         # teacher forcing on the bundle's own tokens: what PyTorch predicts at every position
         prefix = model.quantiser.lookup(torch.from_numpy(tokens).long())
-        said = torch.cat([model.mocet.predict(latents, prefix, s) for s in range(len(config.stages))], dim=1)
-        best = (said @ model.quantiser.codebook.T).topk(2, dim=-1)
+        predicted = torch.cat([model.mocet.predict(latents, prefix, s) for s in range(len(config.stages))], dim=1)
+        best = (predicted @ model.quantiser.codebook.T).topk(2, dim=-1)
         differs = best.indices[..., 0] != torch.from_numpy(tokens)
         equal, compared = equal + int((~differs).sum()), compared + differs.numel()
         if differs.any():

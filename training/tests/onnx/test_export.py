@@ -1,4 +1,4 @@
-"""The bundle does what PyTorch does, for both kinds of experts."""
+"""The bundle gives PyTorch's results, for both kinds of experts."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def photos() -> np.ndarray:
 def released(config: ModelConfig, folder: Path) -> NativeTok:
     torch.manual_seed(1)
     model = NativeTok(config)
-    for parameter in model.parameters():  # weights that start at zero would hide their part of the graphs
+    for parameter in model.parameters():  # weights that are initialised to zero would hide parts of the graphs
         torch.nn.init.normal_(parameter, std=0.3) if not parameter.any() else None
     save_weights(model, folder / "weights.safetensors")
     return load_weights(folder / "weights.safetensors")
@@ -76,8 +76,8 @@ def test_shipped_bundle_draws_what_it_was_shown() -> None:
 
 GRAPHS = sorted(path.name for path in (ROOT / "models/nativetok-128").glob("*.onnx"))
 
-# What the shipped graphs are made of, all of which the CUDA provider of ONNX Runtime 1.29.0 runs itself. One that it
-# does not, such as Col2Im, would take each batch to the CPU and back.
+# The operators of the shipped graphs. The CUDA provider of ONNX Runtime 1.29.0 implements all of them; one it lacks,
+# such as Col2Im, would move each batch to the CPU and back.
 CUDA_OPERATORS = (
     "Add ArgMax Cast Clip Concat Div Equal Expand Gather GatherND Gelu Gemm Log MatMul Mul Pad RMSNormalization "
     "ReduceMax ReduceMean Reshape Round Shape Slice Softmax Split Squeeze Sub TensorScatter Transpose Unsqueeze Where"
@@ -103,7 +103,7 @@ def test_shipped_graphs_write_their_memory_in_place(capfd: pytest.CaptureFixture
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_shipped_graphs_are_causal(stage: int) -> None:
-    """In the graph itself, token i is computed from exactly the tokens before it: nothing later, nothing left out."""
+    """In the graph itself, token i depends on exactly the tokens before it: on all of them and on no later ones."""
     graph = onnx.load(ROOT / f"models/nativetok-128/mocet-{stage}.onnx").graph
     producer = {output: node for node in graph.node for output in node.output}
     sizes, places = (producer[name] for name in producer[producer["tokens"].input[0]].input)

@@ -41,12 +41,12 @@ def photos() -> np.ndarray:
     return load_images([PHOTOS], 128)
 
 
-def test_a_token_that_is_the_cluster_tells_its_entropy_and_an_independent_one_nothing() -> None:
+def test_a_token_equal_to_the_cluster_has_all_its_information_and_an_independent_one_none() -> None:
     rng = np.random.default_rng(0)
     content = np.arange(2000) % 16
     independent = rng.integers(0, 64, 2000)
     assert mutual_information(content, content) == pytest.approx(4)
-    assert mutual_information(independent, content) > 0.2, "the bias that is to be taken off"
+    assert mutual_information(independent, content) > 0.2, "the bias that must be subtracted"
     information, noise = corrected_information(np.stack([content, independent, content // 4], axis=1), content)
     assert information == pytest.approx([4, 0, 2], abs=0.1)
     assert abs(information[1]) < 4 * noise < 0.1
@@ -78,9 +78,9 @@ def test_what_tokens_tell_is_found_in_photos(photos: np.ndarray) -> None:
     noise = np.random.default_rng(0).integers(0, 4, len(images))
     figures = tell(images, np.stack([brightness, noise], axis=1), np.eye(4))
     assert figures["entropy"][0] == pytest.approx(2, abs=0.01)
-    told, nothing = figures["coarse"]["information"]
-    assert told > 0.3 > abs(nothing)
-    assert told > figures["fine"]["information"][0]
+    informative, uninformative = figures["coarse"]["information"]
+    assert informative > 0.3 > abs(uninformative)
+    assert informative > figures["fine"]["information"][0]
     assert figures["coarse"]["entropy"] <= 4
 
 
