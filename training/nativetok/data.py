@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -63,30 +63,30 @@ def _files(path: Path) -> Iterator[tuple[str, bytes]]:
 # Images to pixels
 
 _RESAMPLING = {"lanczos3": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}
+_OFFSETS: dict[str, Callable[[float], int]] = {"floor": math.floor, "ceil": math.ceil, "half-even": round}
 
 
 def prepare(
     image: Image.Image,
     size: int,
     kernel: Literal["lanczos3", "bicubic"] = "lanczos3",
-    fit: Literal["cover", "truncate"] = "cover",
+    longer_side: Literal["round", "floor"] = "round",
+    crop_offset: Literal["floor", "ceil", "half-even"] = "ceil",
 ) -> NDArray[np.uint8]:
     """Turn an image into a tokenizer's input: upright, on white, RGB, shorter side resized to `size`, centre-cropped.
 
-    `fit` selects how the longer side is rounded and where the crop starts when the excess is odd:
-
-    - `cover`: the rule of the service and of the released models, which is sharp's `fit: cover, position: centre`. The
-      longer side is rounded half up, and the crop starts at half the excess, rounded up. libvips scales both sides by
-      exactly the same factor. It enlarges with bicubic interpolation whatever the kernel, and shifts enlarged images by
-      half a pixel to the upper left. This function does the same, so small images give the same tokens as the service.
-    - `truncate`: the rule of TiTok's evaluation code (1d-tokenizer). The longer side is truncated, and the crop starts
-      at half the excess, rounded half to even. TiTok uses it with `bicubic`.
+    The parameters are those of a bundle's manifest. The defaults are the rule of the released models, sharp's `fit:
+    cover, position: centre`, and give the service's pixels: libvips scales both sides by exactly the same factor, and
+    it enlarges with bicubic interpolation whatever the kernel, half a pixel off to the upper left. TiTok's evaluation
+    code (1d-tokenizer) uses `bicubic`, `floor` and `half-even`. Rules other than the default are computed as it does,
+    by resizing the whole image with Pillow and then cropping.
 
     Args:
         image: of any size, in any mode that Pillow converts to RGB.
         size: height and width of the result in pixels.
         kernel: the antialiasing filter; `bicubic` is Pillow's, with a = -0.5.
-        fit: the rule for rounding and cropping.
+        longer_side: how size * long / short becomes a whole number of pixels; `round` rounds half up.
+        crop_offset: how half of an odd excess is rounded.
 
     Returns:
         uint8 [size, size, 3]. An image that already has this size keeps its pixels.
@@ -94,7 +94,13 @@ def prepare(
     image = _on_white(ImageOps.exif_transpose(image))
     if image.size == (size, size):
         return np.asarray(image)
-    return np.asarray((_cover if fit == "cover" else _truncate)(image, size, _RESAMPLING[kernel]))
+    if (longer_side, crop_offset) == ("round", "ceil"):
+        return np.asarray(_cover(image, size, _RESAMPLING[kernel]))
+    scaled = [size * side / min(image.size) for side in image.size]
+    width, height = (math.floor(side + 0.5 if longer_side == "round" else side) for side in scaled)
+    left, top = (_OFFSETS[crop_offset]((side - size) / 2) for side in (width, height))
+    whole = image.resize((width, height), _RESAMPLING[kernel])
+    return np.asarray(whole.crop((left, top, left + size, top + size)))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -106,6 +112,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _cover(image: Image.Image, size: int, kernel: Image.Resampling) -> Image.Image:
+    """Resize and crop as sharp's `cover` does, in one step."""
     scale = min(image.size) / size  # source pixels per pixel of the result
     kernel = kernel if scale >= 1 else Image.Resampling.BICUBIC
     corner = []
@@ -119,9 +126,3 @@ def _cover(image: Image.Image, size: int, kernel: Image.Resampling) -> Image.Ima
     padded = Image.fromarray(np.pad(np.asarray(image), ((margin, margin), (margin, margin), (0, 0)), "edge"))
     left, top = (place + margin for place in corner)
     return padded.resize((size, size), kernel, box=(left, top, left + size * scale, top + size * scale))
-
-
-def _truncate(image: Image.Image, size: int, kernel: Image.Resampling) -> Image.Image:
-    width, height = (size * side // min(image.size) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.resize((width, height), kernel).crop((left, top, left + size, top + size))

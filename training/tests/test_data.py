@@ -52,19 +52,29 @@ def test_crops_equal_the_service_s(size: tuple[int, int], tmp_path: Path) -> Non
 
 def test_an_image_of_the_right_size_keeps_its_pixels() -> None:
     image = middle(128, 128)
-    for fit in ("cover", "truncate"):
-        assert np.array_equal(prepare(image, 128, fit=fit), np.asarray(image))  # type: ignore[arg-type]
+    assert np.array_equal(prepare(image, 128), np.asarray(image))
+    assert np.array_equal(prepare(image, 128, "bicubic", "floor", "half-even"), np.asarray(image))
 
 
 @pytest.mark.parametrize(("width", "height"), [(400, 300), (300, 401), (513, 769), (50, 70)])
-def test_truncated_sides_are_cropped_at_a_whole_pixel(width: int, height: int) -> None:
+def test_titok_s_rule_resizes_the_image_and_crops_at_a_whole_pixel(width: int, height: int) -> None:
     image = middle(width, height)
     long, short = max(width, height), min(width, height)
     longer = int(64 * long / short)
     whole = image.resize((longer, 64) if width > height else (64, longer), Image.Resampling.BICUBIC)
     start = round((longer - 64) / 2)
     box = (start, 0, start + 64, 64) if width > height else (0, start, 64, start + 64)
-    assert np.array_equal(prepare(image, 64, "bicubic", "truncate"), np.asarray(whole.crop(box)))
+    assert np.array_equal(prepare(image, 64, "bicubic", "floor", "half-even"), np.asarray(whole.crop(box)))
+
+
+def test_an_odd_excess_is_rounded_as_asked() -> None:
+    image = middle(131, 128)
+    pixels = np.asarray(image)
+    starts = {"floor": 1, "ceil": 2, "half-even": 2}
+    for crop_offset, start in starts.items():
+        for longer_side in ("round", "floor"):
+            shown = prepare(image, 128, longer_side=longer_side, crop_offset=crop_offset)  # type: ignore[arg-type]
+            assert np.array_equal(shown, pixels[:, start : start + 128])
 
 
 def test_what_is_transparent_becomes_white_and_what_is_turned_upright() -> None:
