@@ -1,4 +1,4 @@
-"""Rebuilds the tables and plots of docs/results.md and the README's quality table from the figures in docs/results/.
+"""Rebuilds the tables and plots of docs/results.md, docs/generators.md and README.md from docs/results/*.json.
 
 python -m study.report
 
@@ -142,7 +142,7 @@ def _octaves(length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise([0, *ends]))
 
 
-def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str]:
+def results_blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
     """The content between the markers of docs/results.md, by name."""
     order = figures["order"]
     val, train = order["images"]["val"], order["images"]["train"]
@@ -161,6 +161,12 @@ def blocks(figures: Mapping[str, Figures], runs: Sequence[Run]) -> dict[str, str
         ),
         "order-add": _counted(add_table(order), val),
         "order-tell": f"{tell_table(order)}\n\n{textwrap.fill(note, 120)}",
+    }
+
+
+def generators_blocks(runs: Sequence[Run]) -> dict[str, str]:
+    """The content between the markers of docs/generators.md, by name."""
+    return {
         "ordered": budgets_table(runs, ORDERED),
         "generators": generators_table(runs),
         "generator-costs": cost_table(runs),
@@ -285,7 +291,7 @@ def _log2_axis(ax: Axes, length: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: rewrite the tables and plots of docs/results.md and the README's table."""
+    """Run the command line: rewrite the tables and plots of both pages and the README's table."""
     parser = argparse.ArgumentParser(prog="python -m study.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--root", type=Path, default=REPOSITORY, help="the repository (default: the one that contains this file)"
@@ -294,9 +300,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     figures = {name: json.loads((root / "docs" / "results" / f"{name}.json").read_text()) for name in FIGURES}
     runs = load_runs(root / "docs" / "results" / "runs")
-    page, readme = root / "docs" / "results.md", root / "README.md"
-    page.write_text(rebuild(page.read_text(), blocks(figures, runs)))
-    readme.write_text(rebuild(readme.read_text(), {"quality": quality_table(figures["quality"])}))
+    pages = {
+        root / "docs" / "results.md": results_blocks(figures),
+        root / "docs" / "generators.md": generators_blocks(runs),
+        root / "README.md": {"quality": quality_table(figures["quality"])},
+    }
+    for page, contents in pages.items():
+        page.write_text(rebuild(page.read_text(), contents))
     plots = {
         "rate-distortion": draw_rate_distortion(figures["rate-distortion"]),
         "order-curves": draw_order(figures["order"]),

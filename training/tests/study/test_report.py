@@ -8,19 +8,21 @@ from PIL import Image
 from study.markdown import rebuild, table
 from study.report import FIGURES, REPOSITORY, main, quality_table
 
+PAGES = ("docs/results.md", "docs/generators.md", "README.md")
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A copy of what the command reads and writes."""
     (tmp_path / "docs" / "images").mkdir(parents=True)
     shutil.copytree(REPOSITORY / "docs" / "results", tmp_path / "docs" / "results")
-    shutil.copy(REPOSITORY / "docs" / "results.md", tmp_path / "docs")
-    shutil.copy(REPOSITORY / "README.md", tmp_path)
+    for page in PAGES:
+        shutil.copy(REPOSITORY / page, tmp_path / page)
     return tmp_path
 
 
-def texts(root: Path) -> tuple[str, str]:
-    return (root / "docs" / "results.md").read_text(), (root / "README.md").read_text()
+def texts(root: Path) -> list[str]:
+    return [(root / page).read_text() for page in PAGES]
 
 
 def test_what_is_in_the_repository_is_what_the_command_makes(root: Path) -> None:
@@ -43,8 +45,8 @@ def test_a_figure_that_changes_changes_the_page(name: str, root: Path) -> None:
     changed["psnr"] = 77.77
     file.write_text(json.dumps(figures))
     main(["--root", str(root)])
-    page, readme = texts(root)
-    assert page.count("77.77") == 1
+    results, _, readme = texts(root)
+    assert results.count("77.77") == 1
     assert readme.count("77.77") == (name == "quality"), "README shows the quality on val alone"
 
 
@@ -54,7 +56,7 @@ def test_a_run_that_changes_changes_the_page(root: Path) -> None:
     figures["frechet"] = 777.7
     file.write_text(json.dumps(figures))
     main(["--root", str(root)])
-    assert texts(root)[0].count("777.7") == 1
+    assert texts(root)[1].count("777.7") == 1
 
 
 def test_only_what_is_between_markers_changes() -> None:
