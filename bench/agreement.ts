@@ -1,6 +1,6 @@
 import sharp from 'sharp'
-import { type Call, decodeCall, encodeCalls, send } from './calls.ts'
-import type { ImageFile } from './images.ts'
+import { type Call, decodeCall, encodeCalls, send } from '../tools/calls.ts'
+import type { ImageFile } from '../tools/images.ts'
 
 /** What a server makes of some images: the tokens of each, and the pixels that each one's tokens give back. */
 export interface Answers {

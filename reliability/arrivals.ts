@@ -3,9 +3,9 @@
 import { Agent, request } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { type Call, encodeCalls } from '../bench/calls.ts'
-import { readImages } from '../bench/images.ts'
-import { percentile } from '../bench/statistics.ts'
+import { type Call, encodeCalls } from '../tools/calls.ts'
+import { readImages } from '../tools/images.ts'
+import { percentile } from '../tools/statistics.ts'
 
 /** What is printed. Times are milliseconds. */
 export interface Arrivals {

@@ -3,10 +3,10 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { poolSize } from '../src/formats/thread-pool.ts'
-import { conforming } from '../test/helpers/contract.ts'
+import { conforming } from '../tools/contract.ts'
+import { Service } from '../tools/service.ts'
 import { bodies, bombs as files, type HostileFile, impostors } from './hostile.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
 /** What one image of the most pixels may take: 50 million of eight bytes, and what comes with them. */
 const MOST_MIB = 600

@@ -2,10 +2,10 @@ import { request } from 'node:http'
 import { buffer } from 'node:stream/consumers'
 import fc from 'fast-check'
 import { readContract } from '../src/http/contract.ts'
-import { conforming, resolve, validatorOf } from '../test/helpers/contract.ts'
+import { conforming, resolve, validatorOf } from '../tools/contract.ts'
+import { Service } from '../tools/service.ts'
 import { smallFiles } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
 interface Schema {
   $ref?: string

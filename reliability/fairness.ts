@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import sharp from 'sharp'
-import { type Call, encodeCalls, send } from '../bench/calls.ts'
-import { fixtures, readImages } from '../bench/images.ts'
-import { percentile } from '../bench/statistics.ts'
 import { writeNpy } from '../src/formats/npy.ts'
+import { type Call, encodeCalls, send } from '../tools/calls.ts'
+import { fixtures, readImages } from '../tools/images.ts'
+import { Service } from '../tools/service.ts'
+import { percentile } from '../tools/statistics.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
 const LARGE = 1000
 const PAUSE_MS = 50

@@ -5,8 +5,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { freePort } from '../tools/free-port.ts'
+import { Service, type ServiceOptions } from '../tools/service.ts'
+import { secondsUntil, until } from '../tools/wait.ts'
 import type { Finding, Scope } from './promise.ts'
-import { freePort, Service, type ServiceOptions, secondsUntil, until } from './service.ts'
 import { inWords, type Tally, Traffic } from './traffic.ts'
 
 const run = promisify(execFile)

@@ -1,8 +1,8 @@
 import { readContract } from '../src/http/contract.ts'
+import { Service } from '../tools/service.ts'
 import { smallPhotos } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'
 import { type Exchange, type ExchangeOptions, exchange, type RawAnswer } from './raw.ts'
-import { Service } from './service.ts'
 
 const REQUEST_TIMEOUT = 2
 /** Node looks for requests that take too long this often. */

@@ -1,12 +1,12 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { LoadResult } from '../bench/clients.ts'
-import { makeCrops } from '../bench/images.ts'
-import { runScript } from '../bench/script.ts'
+import type { LoadResult } from '../tools/clients.ts'
+import { makeCrops } from '../tools/images.ts'
+import { runScript } from '../tools/script.ts'
+import { Service } from '../tools/service.ts'
 import type { Arrivals } from './arrivals.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
 const TIMES_CAPACITY = 4
 /** Images a request: few connections then carry the load, so that sending it leaves the cores to the service. */
@@ -24,14 +24,14 @@ export async function* overload({ long }: Scope): AsyncGenerator<Finding> {
   try {
     const { crops: photos } = await makeCrops(folder, 128)
     const common = { url: service.url, batch: BATCH, photos }
-    const peak = await runScript<LoadResult>('clients.ts', {
+    const peak = await runScript<LoadResult>('tools/clients.ts', {
       ...common,
       ...{ clients: CLIENTS_AT_PEAK, seconds: long ? 30 : 10, 'warm-up': 3 },
     })
     const memory: number[] = []
     const sampling = setInterval(async () => memory.push(await service.memoryMiB()), SAMPLE_EVERY_MS)
     const rate = (TIMES_CAPACITY * peak.imagesPerSecond) / BATCH
-    const seen = await runScript<Arrivals>('../reliability/arrivals.ts', { ...common, rate, seconds })
+    const seen = await runScript<Arrivals>('reliability/arrivals.ts', { ...common, rate, seconds })
     clearInterval(sampling)
     yield* findings(seen, peak.imagesPerSecond, memory.slice(0, Math.floor((seconds * 1000) / SAMPLE_EVERY_MS)))
   } finally {

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import sharp from 'sharp'
-import { fixtures, readImages } from '../bench/images.ts'
+import { fixtures, readImages } from '../tools/images.ts'
 
 /** A fixture's bytes, by its path under `test/fixtures`. */
 export function fixture(path: string): Promise<Buffer<ArrayBuffer>> {

@@ -1,9 +1,10 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { freePort } from '../tools/free-port.ts'
+import { Server } from '../tools/server.ts'
+import { isReady, Service } from '../tools/service.ts'
 import type { Finding, Scope } from './promise.ts'
-import { freePort, Service, until } from './service.ts'
 import { inWords, Traffic } from './traffic.ts'
 
 const CLIENTS = 16
@@ -18,22 +19,17 @@ export async function* rollingRestart({ long }: Scope): AsyncGenerator<Finding> 
   const rounds = long ? 5 : 1
   const [listen, ...ports] = [await freePort(), await freePort(), await freePort()] as const
   const instances: Service[] = []
-  let proxy: ChildProcess | undefined
+  let proxy: Server | undefined
   try {
     for (const port of ports) instances.push(await Service.start({ port }))
     const [first, second] = ports.map((port) => `127.0.0.1:${port}`)
-    proxy = spawn('haproxy', ['-f', CONFIGURATION], {
-      stdio: 'ignore',
-      env: { ...process.env, NATIVETOK_LISTEN: `127.0.0.1:${listen}`, NATIVETOK_1: first, NATIVETOK_2: second },
-    })
     const url = `http://127.0.0.1:${listen}`
-    await until(
-      () =>
-        fetch(`${url}/health/ready`)
-          .then(({ ok }) => ok)
-          .catch(() => false),
-      10,
-    )
+    proxy = await Server.start({
+      command: ['haproxy', '-f', CONFIGURATION],
+      env: { NATIVETOK_LISTEN: `127.0.0.1:${listen}`, NATIVETOK_1: first, NATIVETOK_2: second },
+      url,
+      started: isReady,
+    })
     const traffic = await Traffic.begin(url, { clients: CLIENTS, batch: 1 })
     const exits: unknown[] = []
     for (let restart = 0; restart < rounds * ports.length; restart++) {
@@ -51,10 +47,7 @@ export async function* rollingRestart({ long }: Scope): AsyncGenerator<Finding> 
       kept: traffic.failed === 0 && tally.right > 0 && exits.every((code) => code === 0),
     }
   } finally {
-    if (proxy && proxy.exitCode === null) {
-      proxy.kill('SIGTERM')
-      await once(proxy, 'exit')
-    }
+    await proxy?.stop()
     await Promise.all(instances.map((instance) => instance.stop()))
   }
 }

@@ -1,8 +1,8 @@
 import { Agent } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { type Call, encodeCalls, send } from '../bench/calls.ts'
-import { fixtures, readImages } from '../bench/images.ts'
+import { type Call, encodeCalls, send } from '../tools/calls.ts'
+import { fixtures, readImages } from '../tools/images.ts'
 
 /** What became of the requests. */
 export interface Tally {

@@ -1,4 +1,4 @@
-import { percentile } from '../statistics.ts'
+import { percentile } from '../../tools/statistics.ts'
 
 /** How far the tokens of some images are those expected. A token that differs may turn every one after it. */
 export interface TokenAgreement {

@@ -17,7 +17,7 @@ export interface Answer {
 }
 
 const key = process.env.NATIVETOK_API_KEY
-const authorization = key === undefined ? {} : { authorization: `Bearer ${key}` }
+export const authorization = key === undefined ? {} : { authorization: `Bearer ${key}` }
 
 /** Sends a call to a server and reads its answer to the end. */
 export function send(server: string, call: Call, agent?: Agent): Promise<Answer> {
