@@ -2,10 +2,10 @@ import { createConnection } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type Call, decodeCall, encodeCalls, send } from '../tools/calls.ts'
 import { fixtures, readImages } from '../tools/images.ts'
+import { Random } from '../tools/random.ts'
 import { Service } from '../tools/service.ts'
 import { secondsUntil, until } from '../tools/wait.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Random } from './random.ts'
 
 const QUEUE = 1024
 const BYTES = 8 * 2 ** 20

@@ -2,11 +2,11 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { conforming } from '../tools/contract.ts'
+import { Random } from '../tools/random.ts'
 import { Service } from '../tools/service.ts'
 import { mutate } from './mutate.ts'
 import { fixture, smallFiles, smallPhotos } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Random } from './random.ts'
 
 const CONCURRENCY = 16
 const GOOD_EVERY = 50

@@ -1,5 +1,5 @@
 import { crc32 } from 'node:zlib'
-import type { Random } from './random.ts'
+import type { Random } from '../tools/random.ts'
 
 /** A piece of a file that says itself how long it is, and where it says so. */
 interface Chunk {
