@@ -1,5 +1,6 @@
-import { execFile, spawnSync } from 'node:child_process'
-import { cp, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { cp, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -22,6 +23,7 @@ const ENGINES = 2
 const HEAL_SECONDS = 30
 /** After a minute without an engine the service ends; with some time to end in. */
 const GIVE_UP_SECONDS = 60 + 2 * DEADLINE
+const DAY_MS = 86_400_000
 const BUNDLE = join(import.meta.dirname, '..', 'models', 'nativetok-128')
 
 /** What happened around a fault: the answers, and seconds until the service was whole again, infinite if it never was. */
@@ -208,27 +210,35 @@ async function withoutLog(what: string, options: ServiceOptions): Promise<Findin
 }
 
 async function clockJumps(): Promise<Finding[]> {
-  if (spawnSync('gcc', ['--version']).status !== 0) {
-    console.error('faults: gcc is not installed, so jumps of the clock were not tried')
+  const library = fakeTimeLibrary()
+  if (library === undefined) {
+    console.error('faults: libfaketime is not installed (Debian: apt install faketime), so the clock was not set')
     return []
   }
   const folder = await mkdtemp(join(tmpdir(), 'reliability-'))
   try {
-    const [library, file] = [join(folder, 'clock.so'), join(folder, 'offset')]
-    await run('gcc', ['-shared', '-fPIC', '-O1', '-o', library, join(import.meta.dirname, 'clock.c'), '-ldl'])
-    const jump = (seconds: number) => writeFile(file, BigInt64Array.of(BigInt(seconds)), { flag: 'r+' })
-    await writeFile(file, BigInt64Array.of(0n))
-    const service = await start({ env: { LD_PRELOAD: library, CLOCK_FILE: file } })
+    // Written elsewhere and renamed, since libfaketime reads it at any moment.
+    const [file, next] = [join(folder, 'offset'), join(folder, 'next')]
+    const jump = async (days: number) => {
+      await writeFile(next, `${days < 0 ? '-' : '+'}${Math.abs(days)}d\n`)
+      await rename(next, file)
+    }
+    await jump(0)
+    // The wall clock alone: nothing sets a monotonic clock.
+    const env = {
+      ...{ LD_PRELOAD: library, FAKETIME_TIMESTAMP_FILE: file },
+      ...{ FAKETIME_NO_CACHE: '1', FAKETIME_DONT_FAKE_MONOTONIC: '1' },
+    }
+    // Under jemalloc libfaketime does not start: each calls the other before it is ready.
+    const service = await start({ env, plain: true })
     try {
       const traffic = await begin(service)
-      const day = 86_400
-      const jumps = [day, -day, 0]
       const seen: number[] = []
-      for (const seconds of jumps) {
-        await jump(seconds)
+      for (const days of [1, -1, 0]) {
+        await jump(days)
         const before = traffic.tally.right
         await secondsUntil(() => traffic.tally.right >= before + 2 * CLIENTS, HEAL_SECONDS)
-        seen.push(Math.round((Number(service.lines.at(-1)?.time) - Date.now()) / 1000 / day))
+        seen.push(Math.round((Number(service.lines.at(-1)?.time) - Date.now()) / DAY_MS))
       }
       const restarts = service.said('engine ended, starting another')
       const tally = await traffic.stop()
@@ -241,6 +251,13 @@ async function clockJumps(): Promise<Finding[]> {
   } finally {
     await rm(folder, { recursive: true })
   }
+}
+
+/** The library for programs with threads, where Debian and others install it. */
+function fakeTimeLibrary(): string | undefined {
+  const folders = [`/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`, '/usr/lib64', '/usr/lib']
+  const files = folders.map((folder) => join(folder, 'faketime', 'libfaketimeMT.so.1'))
+  return files.find((file) => existsSync(file))
 }
 
 /** The bundle changes under a running service, then all engines die. */

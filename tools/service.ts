@@ -17,12 +17,19 @@ export interface ServiceOptions {
   checkout?: string
   /** Where to listen; else on a free port. */
   port?: number
+  /** Starts the server without the start script, and so without its allocator. */
+  plain?: boolean
 }
 
 /** The command that starts the service of a checkout as `npm start` does: with its own Node in front. */
-export function serviceCommand(port: number, flags: readonly string[] = [], checkout = root): string[] {
+export function serviceCommand(
+  port: number,
+  flags: readonly string[] = [],
+  checkout = root,
+  program = [join(checkout, 'start.sh')],
+): string[] {
   const path = `PATH=${join(checkout, 'node_modules', '.bin')}:${process.env.PATH}`
-  return ['env', path, join(checkout, 'start.sh'), '--port', `${port}`, '--provider', 'cpu', ...flags]
+  return ['env', path, ...program, '--port', `${port}`, '--provider', 'cpu', ...flags]
 }
 
 /** The service in a process of its own, as `npm start` runs it. */
@@ -37,9 +44,9 @@ export class Service extends Server {
     return service
   }
 
-  private constructor({ flags, env = {}, under = [], checkout = root }: ServiceOptions, port: number) {
+  private constructor({ flags, env = {}, under = [], checkout = root, plain }: ServiceOptions, port: number) {
     super({
-      command: [...under, ...serviceCommand(port, flags, checkout)],
+      command: [...under, ...serviceCommand(port, flags, checkout, plain ? ['node', 'src/server.ts'] : undefined)],
       url: `http://127.0.0.1:${port}`,
       env,
       cwd: checkout,
