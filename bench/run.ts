@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readBundle } from '../src/inference/bundle.ts'
 import { usableCores } from '../src/inference/sizing.ts'
+import { compareCheckouts, comparisonTable } from './against.ts'
 import { type Contestant, contestants } from './contestants.ts'
 import { describeMachine } from './machine.ts'
 import { plot } from './plot.ts'
@@ -25,9 +26,11 @@ const usage = `npm run bench -- [options]
   --seconds <s>         length of one measurement (default 8)
   --quick               one round with measurements of 2 seconds, and 1 and 32 clients
   --soak                only send 50,000 images to the service and watch its memory
+  --against <checkout>  only compare with another commit, or a folder with a checkout (4 rounds by default)
   --sizing              only compare the service as it sizes itself with settings by hand
   --model <folder>      the bundle (default models/nativetok-128)
-  --out <folder>        for results.json, results.md and plot.svg, soak.json or sizing.json (default bench/results)`
+  --out <folder>        for results.json, results.md and plot.svg, soak.json, sizing.json or against.json
+                        and against.md (default bench/results)`
 
 const { values: options } = parseArgs({
   options: {
@@ -39,6 +42,7 @@ const { values: options } = parseArgs({
     quick: { type: 'boolean', default: false },
     soak: { type: 'boolean', default: false },
     sizing: { type: 'boolean', default: false },
+    against: { type: 'string' },
     model: { type: 'string', default: join(import.meta.dirname, '..', 'models', 'nativetok-128') },
     out: { type: 'string', default: join(import.meta.dirname, 'results') },
     help: { type: 'boolean', default: false },
@@ -57,13 +61,19 @@ const place = { model, cores, imageSize: shape.imageSize }
 const service = contestants.find(({ name }) => name === 'service') as Contestant
 const common = {
   ...{ ...place, service },
-  rounds: number('rounds', options.rounds ?? (quick ? '1' : '3')),
+  rounds: number('rounds', options.rounds ?? (quick ? '1' : options.against === undefined ? '3' : '4')),
   seconds: number('seconds', options.seconds ?? (quick ? '2' : '8')),
   say: (line: string) => console.error(line),
 }
 await mkdir(options.out, { recursive: true })
 
-if (options.soak) {
+if (options.against !== undefined) {
+  const comparison = await compareCheckouts({ ...common, ...place }, options.against)
+  const report = comparisonTable(comparison)
+  await writeJson('against.json', { machine, ...comparison })
+  await writeFile(join(options.out, 'against.md'), `${report}\n`)
+  console.log(report)
+} else if (options.soak) {
   const rows = await soak(service, place, SOAK_MARKS)
   const targets = soakTargets(rows)
   await writeJson('soak.json', { machine, targets, rows })
