@@ -14,7 +14,7 @@ import { type Checkout, checkOut, commitOf } from '../tools/checkout.ts'
 import type { LoadResult } from '../tools/clients.ts'
 import { freePort } from '../tools/free-port.ts'
 import { makeCrops, readImages } from '../tools/images.ts'
-import { cpuSeconds } from '../tools/process-tree.ts'
+import { cpuSeconds, machineCpuSeconds } from '../tools/process-tree.ts'
 import { Random } from '../tools/random.ts'
 import { runScript } from '../tools/script.ts'
 import { Server } from '../tools/server.ts'
@@ -40,6 +40,8 @@ interface Row {
   errors: Record<string, number>
   /** Milliseconds of processor time of the service's process tree. */
   cpuMsPerImage: number
+  /** Cores that processes other than the service, the proxy and this client used meanwhile. */
+  othersCores: number
   /** 99th percentile of how many milliseconds after they were due requests were sent: whether the client kept up. */
   lateness: number
 }
@@ -70,6 +72,7 @@ const options = new Command('bench:arrivals')
   .addOption(
     new Option('--paths <list>', 'direct, proxy (HAProxy that pools connections), or both').default('direct,proxy'),
   )
+  .option('--capacity <n>', 'images per second, instead of measuring the capacity in each round', Number)
   .option('--rounds <n>', 'number of rounds', Number, 4)
   .option('--seconds <s>', 'length of one measurement', Number, 6)
   .option('--seed <n>', 'of everything random', Number, 1)
@@ -79,6 +82,7 @@ const options = new Command('bench:arrivals')
     against?: string
     shares: number[]
     paths: string
+    capacity?: number
     rounds: number
     seconds: number
     seed: number
@@ -141,7 +145,7 @@ async function measure(photos: string): Promise<{ capacities: number[]; rows: Ro
   const rows: Row[] = []
   let turn = 0
   for (let round = 1; round <= options.rounds; round++) {
-    const capacity = await capacityOf(photos)
+    const capacity = options.capacity ?? (await capacityOf(photos))
     capacities.push(capacity)
     console.error(`round ${round}/${options.rounds}: capacity ${capacity.toFixed(0)} images/s`)
     for (const share of options.shares) {
@@ -158,7 +162,7 @@ async function measure(photos: string): Promise<{ capacities: number[]; rows: Ro
           rows.push(row)
           console.error(
             `  ${share} % ${path} ${side.name}: p50 ${row.p50.toFixed(1)} p99 ${row.p99.toFixed(1)} ms, ` +
-              `${row.cpuMsPerImage.toFixed(2)} ms of processor time per image`,
+              `${row.cpuMsPerImage.toFixed(2)} ms of processor time per image, others used ${row.othersCores.toFixed(2)} cores`,
           )
         }
       }
@@ -175,7 +179,9 @@ async function capacityOf(photos: string): Promise<number> {
     const load = { ...CAPACITY, url: service.url, photos, seconds: options.seconds / 2 }
     found.push((await runScript<LoadResult>('tools/clients.ts', load)).imagesPerSecond)
   }
-  return Math.min(...found)
+  const lowest = Math.min(...found)
+  if (lowest === 0) throw new Error('no request was answered while the capacity was measured: is the machine busy?')
+  return lowest
 }
 
 async function measureOne(
@@ -188,11 +194,12 @@ async function measureOne(
 ) {
   const arrivals = poissonArrivals(calls, rate, options.seconds, new Random(options.seed, turn))
   await sleep(SETTLE_MS)
-  const before = await cpuSeconds(service.pid)
+  const before = await cpuNow(service, proxy)
   const outcomes = await Promise.all(
     await sendWhenDue(path === 'proxy' ? (proxy as Server).url : service.url, arrivals, agent),
   )
-  const cpu = (await cpuSeconds(service.pid)) - before
+  const after = await cpuNow(service, proxy)
+  const cpu = after.service - before.service
   const answered = outcomes.filter(({ outcome }) => outcome === 200)
   const failures = outcomes.filter(({ outcome }) => outcome !== 200)
   const images = answered.reduce((sum, { call }) => sum + call.images, 0)
@@ -205,8 +212,20 @@ async function measureOne(
       [...Map.groupBy(failures, (of) => `${of.outcome}`)].map(([what, all]) => [what, all.length]),
     ),
     cpuMsPerImage: (cpu * 1000) / images,
+    othersCores: Math.max(0, after.others - before.others) / (after.at - before.at),
     lateness: percentile(lateness, 99),
   }
+}
+
+/** Seconds: processor time of the service and of all processes outside this benchmark so far, and when that was. */
+async function cpuNow(service: Service, proxy: Server | undefined) {
+  const [own, proxied, all] = await Promise.all([
+    cpuSeconds(service.pid),
+    proxy === undefined ? 0 : cpuSeconds(proxy.pid),
+    machineCpuSeconds(),
+  ])
+  const { user, system } = process.cpuUsage()
+  return { service: own, others: all - own - proxied - (user + system) / 1e6, at: performance.now() / 1000 }
 }
 
 /** Medians, lowest and highest of the rounds; of two sides also of the ratios within a round. */
@@ -217,6 +236,7 @@ function reportOf(rows: Row[]): string {
     ['p99', 'p99 ms'],
     ['cpuMsPerImage', 'CPU ms/image'],
     ['lateness', 'sent late, p99 ms'],
+    ['othersCores', 'cores used by others'],
   ] as const
   const names = sides.map(({ name, commit }) => `${name} (${commit})`)
   const body = paths.flatMap((path) =>
@@ -231,7 +251,7 @@ function reportOf(rows: Row[]): string {
       const [mine = [], others] = of
       if (others) {
         const ratios = figures.map(([name]) => spread(mine.map((row, i) => (others[i] as Row)[name] / row[name])))
-        lines.push(['other over this', ...ratios.slice(0, -1), '', ''])
+        lines.push(['**other over this**', ...ratios.slice(0, -2), '', '', ''])
       }
       return lines.map((line) => [path, `${share} %`, ...line])
     }),

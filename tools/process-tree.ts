@@ -32,6 +32,14 @@ export async function memoryMiB(pid: number): Promise<number> {
   return sizes.reduce((sum, kib) => sum + kib, 0) / 1024
 }
 
+/** Seconds of processor time that all processes of this machine have used so far, since it started. Linux only. */
+export async function machineCpuSeconds(): Promise<number> {
+  const [line = ''] = (await readFile('/proc/stat', 'latin1')).split('\n')
+  // User, nice, system; then idle and waiting; then interrupts, which nobody's time holds.
+  const ticks = line.trim().split(/\s+/).slice(1, 4).map(Number)
+  return ticks.reduce((sum, value) => sum + value, 0) / TICKS_PER_SECOND
+}
+
 async function readTree(root: number): Promise<Process[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
   const all = (await Promise.all(pids.map(readProcess))).filter((process) => process !== undefined)
