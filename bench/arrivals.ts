@@ -23,12 +23,12 @@ import { percentile, summarize } from '../tools/statistics.ts'
 import { describeMachine } from './machine.ts'
 import { spread, table } from './report.ts'
 
-/** One checkout under one load on one way to it in one round. */
+/** One checkout under one load, direct or proxied, in one round. */
 interface Row {
   round: number
   side: string
   path: Path
-  /** Part of the capacity that arrives, in percent. */
+  /** Arriving load in percent of the capacity. */
   share: number
   requests: number
   images: number
@@ -48,7 +48,7 @@ interface Row {
 
 type Path = 'direct' | 'proxy'
 
-/** A checkout that runs. */
+/** A running checkout. */
 interface Side {
   name: string
   commit: string
@@ -58,7 +58,7 @@ interface Side {
 
 const IMAGES_PER_REQUEST = [1, 2, 3, 4, 5, 6, 7, 8]
 const MEAN_IMAGES = summarize(IMAGES_PER_REQUEST).median
-/** Of the closed-loop load that finds the capacity: enough for full batches. */
+/** The closed-loop load that measures the capacity: enough for full batches. */
 const CAPACITY = { clients: 16, batch: 4, 'warm-up': 1 }
 const SETTLE_MS = 300
 

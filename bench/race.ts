@@ -19,7 +19,7 @@ export interface Plan extends Omit<Place, 'port'> {
   contestants: Contestant[]
   /** Whether to measure the baseline. */
   baseline: boolean
-  /** Whether a contestant that computes something else is measured all the same. */
+  /** Whether a contestant that computes something else is measured anyway. */
   allowOtherModels?: boolean
   loads: LoadName[]
   clients: number[]

@@ -13,7 +13,7 @@ export async function smallPhotos(): Promise<Buffer<ArrayBuffer>[]> {
   return (await readImages(fixtures)).map(({ body }) => Buffer.from(body))
 }
 
-/** One photo in every format that is taken and many of its kinds, a few kilobytes each. */
+/** One photo in every accepted format and many of its variants, a few kilobytes each. */
 export async function smallFiles(): Promise<Buffer[]> {
   const cat = sharp(await fixture('formats/cat.png')).resize(48, 32)
   const animated = sharp(await fixture('formats/animated.gif'), { animated: true }).resize(32, 24)

@@ -10,10 +10,10 @@ import { inWords, Traffic } from './traffic.ts'
 const CLIENTS = 16
 const CONFIGURATION = join(import.meta.dirname, '..', 'deploy', 'haproxy.cfg')
 
-/** Two instances behind HAProxy, as `deploy/haproxy.cfg` has it, are restarted one after the other under load. */
+/** Two instances behind HAProxy with `deploy/haproxy.cfg` are restarted one after the other under load. */
 export async function* rollingRestart({ long }: Scope): AsyncGenerator<Finding> {
   if (spawnSync('haproxy', ['-v']).status !== 0) {
-    console.error('rolling-restart: haproxy is not installed, so this was not tried')
+    console.error('rolling-restart: haproxy is not installed, so this was skipped')
     return
   }
   const rounds = long ? 5 : 1
@@ -37,7 +37,7 @@ export async function* rollingRestart({ long }: Scope): AsyncGenerator<Finding> 
       await (instances[which] as Service).stop()
       exits.push(instances[which]?.exit)
       instances[which] = await Service.start({ port: ports[which] as number })
-      // As whoever rolls out waits until the new one is in use before the next goes.
+      // As in a rollout, the new instance must be in use before the next one is stopped.
       await sleep(3000)
     }
     const tally = await traffic.stop()

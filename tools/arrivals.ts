@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { authorization, type Call } from './calls.ts'
 import type { Random } from './random.ts'
 
-// Our own, since autocannon has no Poisson arrivals and measures from when a request was sent, not from when it was due.
+// Our own code, because autocannon has no Poisson arrivals and measures from when a request was sent, not from when it was due.
 
 /** A request, and when it is due in milliseconds from the start. */
 export interface Arrival {

@@ -19,7 +19,7 @@ const ajv = new Ajv2020({ strict: false, coerceTypes: false })
 ajv.addSchema(document, 'openapi.yaml')
 
 /**
- * Holds an answer against the contract: its status, its media type, the headers it has to carry, its body.
+ * Checks an answer against the contract: its status, media type, required headers and body.
  *
  * @returns the body: parsed if it is JSON, else its bytes
  */
@@ -53,7 +53,7 @@ export async function conforming(method: string, path: string, answer: globalThi
 
 const validators = new Map<object, ValidateFunction>()
 
-/** What tells whether a value is of a schema of the contract. */
+/** A function that tells whether a value conforms to a schema of the contract. */
 export function validatorOf(schema: object): ValidateFunction {
   const validate = validators.get(schema) ?? ajv.compile(absolute(schema))
   validators.set(schema, validate)
@@ -65,12 +65,12 @@ function check(schema: object, value: unknown, where: string): void {
   assert.ok(validate(value), `${where}: ${ajv.errorsText(validate.errors)}`)
 }
 
-/** References inside the document, made to be found from outside of it. */
+/** Makes references inside the document work from outside of it. */
 function absolute(schema: object): object {
   return JSON.parse(JSON.stringify(schema).replaceAll('"#/', '"openapi.yaml#/'))
 }
 
-/** What a reference inside the document refers to; what is none as it is. */
+/** What a reference inside the document refers to; anything else as it is. */
 export function resolve<T extends Referable>(value: T): T {
   if (value.$ref === undefined) return value
   const steps = value.$ref.split('/').slice(1)

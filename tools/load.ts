@@ -3,7 +3,7 @@ import { authorization, type Call } from './calls.ts'
 
 /** Longer than any request takes, so that the server's deadlines come first. */
 const ANSWER_SECONDS = 120
-/** How often autocannon looks whether it should stop. */
+/** How often autocannon checks whether it should stop. */
 const STOP_WITHIN_MS = 50
 const LONGEST_SECONDS = 86_400
 const NO_ANSWER = 'connection closed without an answer'
@@ -77,7 +77,7 @@ export class Load {
     await this.done
   }
 
-  /** Its types leave out most of the events of a client. */
+  /** The package's types leave out most events of a client. */
   #watch(client: NodeJS.EventEmitter): void {
     let sent: number | undefined
     client.on('request', () => {

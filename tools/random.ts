@@ -1,4 +1,4 @@
-/** Numbers that look drawn at random and are the same for the same seed: mulberry32. */
+/** Pseudorandom numbers, the same for the same seed: mulberry32. */
 export class Random {
   #state: number
 
