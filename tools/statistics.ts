@@ -1,4 +1,4 @@
-/** The middle of some measurements, and how far apart they lie. */
+/** The median of some measurements, and their range. */
 export interface Summary {
   median: number
   min: number

@@ -18,6 +18,7 @@ const seen: Seen[] = []
 let status = 200
 let live = 200
 let asked = 0
+let hangUp = false
 const server = createServer(async (request, response) => {
   if (request.method === 'GET') {
     if (request.url === '/health/live') asked++
@@ -25,6 +26,7 @@ const server = createServer(async (request, response) => {
     return response.end('nativetok_nodejs_eventloop_lag_p99_seconds 0.0125\n')
   }
   const body = await text(request)
+  if (hangUp) return response.socket?.end()
   seen.push({ url: request.url, type: request.headers['content-type'], body })
   const rows = body.split('name="images"').length - 1 || 1
   response.statusCode = request.url?.startsWith('/decode') ? status : 200
@@ -37,11 +39,12 @@ beforeEach(() => {
   status = 200
   live = 200
   asked = 0
+  hangUp = false
 })
 
 async function bench(...options: string[]) {
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-  const run = promisify(execFile)(process.execPath, ['bench/clients.ts', '--url', url, '--warm-up', '0', ...options])
+  const run = promisify(execFile)(process.execPath, ['tools/clients.ts', '--url', url, '--warm-up', '0', ...options])
   const { stdout } = await run.catch((failed: { stdout: string }) => failed)
   return JSON.parse(stdout) as {
     requests: number
@@ -86,6 +89,13 @@ test('what is not answered with 200 is an error by its status, and no image', as
   const result = await bench('--clients', '2', '--images', '10', '--route', 'decode')
   assert.deepEqual([result.requests, result.images, result.errors], [0, 0, { 503: 10 }])
   assert.equal(result.latencyMs.p50, null)
+})
+
+test('a connection that the server closes without an answer is an error', async () => {
+  hangUp = true
+  const { requests, errors } = await bench('--clients', '2', '--seconds', '0.3')
+  assert.equal(requests, 0)
+  assert.deepEqual(Object.keys(errors), ['connection closed without an answer'])
 })
 
 test('mix sends photos and tokens in turn, as many of each', async () => {

@@ -16,20 +16,28 @@ export async function treeOf(pid: number): Promise<number[]> {
 }
 
 /**
- * Seconds of processor time that a process and all its descendants have used so far, those that have ended included as
- * long as a process of the tree has waited for them. Linux only.
+ * Seconds of processor time that a process and all its descendants have used so far, including descendants that have ended
+ * if a process of the tree has waited for them. Linux only.
  */
 export async function cpuSeconds(pid: number): Promise<number> {
   return (await readTree(pid)).reduce((sum, { cpu }) => sum + cpu, 0)
 }
 
 /**
- * Memory of a process and all its descendants in MiB: pages that several of them share count once, where the kernel says
- * how many do, else once for each.
+ * Memory of a process and all its descendants in MiB. Pages that several of them share count once if the kernel tells how
+ * many processes share them, else once for each.
  */
 export async function memoryMiB(pid: number): Promise<number> {
   const sizes = await Promise.all((await treeOf(pid)).map(memoryOf))
   return sizes.reduce((sum, kib) => sum + kib, 0) / 1024
+}
+
+/** Seconds of processor time that all processes of this machine have used so far, since it started. Linux only. */
+export async function machineCpuSeconds(): Promise<number> {
+  const [line = ''] = (await readFile('/proc/stat', 'latin1')).split('\n')
+  // User, nice and system time. Idle time and interrupts, which belong to no process, come after these.
+  const ticks = line.trim().split(/\s+/).slice(1, 4).map(Number)
+  return ticks.reduce((sum, value) => sum + value, 0) / TICKS_PER_SECOND
 }
 
 async function readTree(root: number): Promise<Process[]> {

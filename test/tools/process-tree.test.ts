@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { cpuSeconds, memoryMiB, treeOf } from '../../bench/process-tree.ts'
+import { cpuSeconds, memoryMiB, treeOf } from '../../tools/process-tree.ts'
 
 const SECONDS = 0.3
 const burn = `{

@@ -3,27 +3,27 @@ import { Worker } from 'node:worker_threads'
 import type { Health } from './health.ts'
 import { cpuSeconds, memoryMiB } from './process-tree.ts'
 
-/** What a server was like while it was under load. */
+/** How a server did under load. */
 export interface Observation {
   health: Health
-  /** 99th percentile of the delay of the event loop that answers, where the server's /metrics has it. */
+  /** 99th percentile delay of the server's event loop, if its /metrics has it. */
   eventLoopMs: number | null
-  /** Processor time of the server's process tree, and its memory afterwards, where its process id is known. */
+  /** Processor time of the server's process tree, and its memory afterwards, if its process id is known. */
   cpuSeconds: number | null
   memoryMiB: number | null
 }
 
-/** Node samples the event loop's delay with a timer of this interval and counts the interval in. */
+/** Node samples the event loop's delay with a timer of this interval, which it includes in the delay. */
 const SAMPLING_MS = 10
 
 /**
  * Watches a server from now on.
  *
  * @param pid its process, if that runs on this machine
- * @returns ends it and says what was seen
+ * @returns a function that ends the observation and tells what was seen
  */
 export async function observe(url: string, pid?: number): Promise<() => Promise<Observation>> {
-  // Reading the metrics sets the histogram of the event loop's delay back.
+  // Reading the metrics resets the histogram of the event loop's delay.
   await eventLoopDelay(url)
   const probe = new Worker(new URL('./health.ts', import.meta.url), { workerData: url })
   await once(probe, 'online')

@@ -10,14 +10,14 @@ export interface Call {
   images: number
 }
 
-/** An answer in full: its status and body. */
+/** A complete answer: its status and body. */
 export interface Answer {
   status: number
   body: Buffer
 }
 
 const key = process.env.NATIVETOK_API_KEY
-const authorization = key === undefined ? {} : { authorization: `Bearer ${key}` }
+export const authorization = key === undefined ? {} : { authorization: `Bearer ${key}` }
 
 /** Sends a call to a server and reads its answer to the end. */
 export function send(server: string, call: Call, agent?: Agent): Promise<Answer> {
@@ -35,7 +35,7 @@ export function send(server: string, call: Call, agent?: Agent): Promise<Answer>
   })
 }
 
-/** One call a photo, or a multipart call a batch; batches start at every photo, so that all are sent equally often. */
+/** One call per photo, or one multipart call per batch; a batch starts at every photo, so that all are sent equally often. */
 export async function encodeCalls(photos: ImageFile[], batch: number, length?: number): Promise<Call[]> {
   const path = length === undefined ? '/encode' : `/encode?length=${length}`
   if (batch === 1) return photos.map((photo) => ({ path, ...photo, images: 1 }))
@@ -53,12 +53,12 @@ export async function encodeCalls(photos: ImageFile[], batch: number, length?: n
   )
 }
 
-/** Calls that decode the tokens which these calls give; the server is asked for them first. */
+/** Calls that decode the tokens of `encodes`, which the server is asked for first. */
 export async function decodeCalls(server: string, encodes: Call[]): Promise<Call[]> {
   const calls: Call[] = []
   for (const encode of encodes) {
     const { status, body } = await send(server, encode)
-    if (status !== 200) throw new Error(`encoding a photo to have tokens: ${status} ${body.toString()}`)
+    if (status !== 200) throw new Error(`encoding a photo to get its tokens: ${status} ${body.toString()}`)
     const { tokens } = JSON.parse(body.toString()) as { tokens: number[][] }
     calls.push(decodeCall(encode.images === 1 ? (tokens[0] as number[]) : tokens))
   }

@@ -1,11 +1,11 @@
-// A thread that asks for /health/live over one connection every 20 ms until told to stop, and then says how long the
-// answers took. A thread of its own, so that the load generator's own work does not count as the server's delay.
+// A thread that requests /health/live over one connection every 20 ms until it is told to stop, and then reports how long
+// the answers took. A thread of its own, so that the load client's own work does not count as the server's delay.
 import { Agent, get } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parentPort, workerData } from 'node:worker_threads'
 import { percentile } from './statistics.ts'
 
-/** Milliseconds from asking to the answer, and how many answers were none or not 200. */
+/** Milliseconds from a request to its answer, and how many requests failed or had another status than 200. */
 export interface Health {
   p50: number | null
   p99: number | null

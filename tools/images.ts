@@ -23,10 +23,10 @@ export async function readImages(folder: string): Promise<ImageFile[]> {
   )
 }
 
-/** Of how many fixtures one is compared on: enough to meet thousands of tokens, few enough to ask one by one. */
+/** Every how many fixtures one is compared: enough for thousands of tokens, few enough to send one by one. */
 const COMPARE_EVERY = 4
 
-/** Crops of the model's size: `crops` of all fixtures in JPEG to load with, `lossless` of some in PNG to compare on. */
+/** Crops of the model's size: `crops` of all fixtures as JPEG for load, `lossless` of some as PNG for comparison. */
 export async function makeCrops(folder: string, size: number): Promise<{ crops: string; lossless: string }> {
   const folders = { crops: join(folder, 'crops'), lossless: join(folder, 'lossless') }
   await Promise.all(Object.values(folders).map((path) => mkdir(path, { recursive: true })))

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { percentile, summarize } from '../../bench/statistics.ts'
+import { percentile, summarize } from '../../tools/statistics.ts'
 
 test('a summary is the middle value and the ends, in whatever order they came', () => {
   assert.deepEqual(summarize([5, 1, 3]), { median: 3, min: 1, max: 5 })

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { barsOf } from '../../bench/bars.ts'
-import { barTable } from '../../bench/report.ts'
-import type { LimitRow, Row } from '../../bench/results.ts'
-import { soakBars } from '../../bench/soak.ts'
+import { targetTable } from '../../bench/report.ts'
+import type { BaselineRow, Row } from '../../bench/results.ts'
+import { soakTargets } from '../../bench/soak.ts'
+import { targetsOf } from '../../bench/targets.ts'
 
 function row(values: Partial<Row> & { p99?: number; p50?: number }): Row {
   const { p50 = 10, p99 = 100, ...others } = values
@@ -16,14 +16,14 @@ function row(values: Partial<Row> & { p99?: number; p50?: number }): Row {
   }
 }
 
-function limit(values: Partial<LimitRow>): LimitRow {
+function baselineRow(values: Partial<BaselineRow>): BaselineRow {
   const latencyMs = { p50: 10, p95: 10, p99: 10 }
   return {
     ...{
       round: 1,
       load: 'encode-crops',
       batch: 32,
-      cut: false,
+      inParts: true,
       imagesPerSecond: 120,
       cpuMsPerImage: 19,
       memoryMiB: 400,
@@ -36,29 +36,33 @@ function limit(values: Partial<LimitRow>): LimitRow {
 function find(
   pattern: RegExp,
   rows: Row[],
-  limits: LimitRow[] = [],
-  stages: Parameters<typeof barsOf>[0]['stages'] = [],
+  baseline: BaselineRow[] = [],
+  stages: Parameters<typeof targetsOf>[0]['stages'] = [],
 ) {
-  const found = barsOf({ rows, limits, stages }).filter(({ what }) => pattern.test(what))
-  assert.equal(found.length, 1, `${pattern} names ${found.length} bars`)
+  const found = targetsOf({ rows, baseline, stages }).filter(({ what }) => pattern.test(what))
+  assert.equal(found.length, 1, `${pattern} names ${found.length} targets`)
   return found[0]
 }
 
-test('processor time is held against the fastest batch size of the limit', () => {
-  const limits = [limit({}), limit({ batch: 1, imagesPerSecond: 30, cpuMsPerImage: 60 })]
-  const met = find(/processor time .* limit over .* crops/, [row({})], limits)
+test('processor time is compared with the baseline at its fastest batch size', () => {
+  const baseline = [baselineRow({}), baselineRow({ batch: 1, imagesPerSecond: 30, cpuMsPerImage: 60 })]
+  const met = find(/processor time .* baseline over .* crops/, [row({})], baseline)
   assert.deepEqual([met?.measured?.median, met?.met], [0.95, true])
-  assert.equal(find(/processor time .* limit over .* crops/, [row({ cpuMsPerImage: 25 })], limits)?.met, false)
+  assert.equal(find(/processor time .* baseline over .* crops/, [row({ cpuMsPerImage: 25 })], baseline)?.met, false)
 })
 
-test('processor time is also held against a limit that cuts its batches into parts', () => {
-  const limits = [limit({}), limit({ cut: true, imagesPerSecond: 140, cpuMsPerImage: 16 })]
-  assert.equal(find(/processor time .* limit over .* crops/, [row({})], limits)?.measured?.median, 0.95)
-  const cut = find(/processor time .* limit in parts over .* crops/, [row({})], limits)
-  assert.deepEqual([cut?.measured?.median, cut?.met], [0.8, false])
+test('results with a baseline on whole batches have targets for both kinds', () => {
+  const baseline = [
+    baselineRow({ inParts: false }),
+    baselineRow({ inParts: true, imagesPerSecond: 140, cpuMsPerImage: 16 }),
+  ]
+  const whole = find(/processor time .* baseline on whole batches over .* crops/, [row({})], baseline)
+  assert.equal(whole?.measured?.median, 0.95)
+  const inParts = find(/processor time .* baseline over .* crops/, [row({})], baseline)
+  assert.deepEqual([inParts?.measured?.median, inParts?.met], [0.8, false])
 })
 
-test('throughput and p99 are held against the best of any peer in the round', () => {
+test('throughput and p99 are compared with the best of any peer in the round', () => {
   const peers = [
     row({ contestant: 'ray', imagesPerSecond: 90, p99: 200 }),
     row({ contestant: 'fastapi', imagesPerSecond: 80, p99: 90 }),
@@ -72,7 +76,7 @@ test('throughput and p99 are held against the best of any peer in the round', ()
   )
 })
 
-test('the peer that batches does not count among those that are set up as usual', () => {
+test('the peer with a batching queue is not among those that are set up as usual', () => {
   const peers = [
     row({ contestant: 'fastapi-batch', imagesPerSecond: 120, p99: 80 }),
     row({ contestant: 'ray', imagesPerSecond: 80, p99: 200 }),
@@ -94,8 +98,8 @@ test('the median of the ratios of the rounds counts, not the ratio of the median
   for (const value of [median, min, max]) assert.ok(Math.abs(value - 1.1) < 1e-9)
 })
 
-test('a single request is held against image and graphs at batch 1', () => {
-  const alone = [limit({ batch: 1, latencyMs: { p50: 10, p95: 11, p99: 12 } })]
+test('a single request is compared with the baseline at batch 1', () => {
+  const alone = [baselineRow({ batch: 1, latencyMs: { p50: 10, p95: 11, p99: 12 } })]
   assert.equal(find(/single request .* crops/, [row({ clients: 1, p50: 11.5 })], alone)?.met, true)
   assert.equal(find(/single request .* crops/, [row({ clients: 1, p50: 11.6 })], alone)?.met, false)
 })
@@ -116,7 +120,7 @@ test('throughput must not fall with four times the clients, and one error in one
   assert.equal(find(/errors/, [...rows, row({ round: 3, errors: { 503: 1 } })])?.met, false)
 })
 
-test('the first stage is held against all stages', () => {
+test('the first stage is compared with all stages', () => {
   const stages = [{ round: 1, batch: 32, milliseconds: { 32: 31, 128: 100 } }]
   assert.deepEqual(
     [find(/MoCET .* batch 32/, [], [], stages)?.met, find(/MoCET .* batch 1$/, [], [], stages)?.met],
@@ -125,28 +129,28 @@ test('the first stage is held against all stages', () => {
 })
 
 test('what was not measured is neither met nor missed, and says so', () => {
-  const bars = barsOf({ rows: [], limits: [], stages: [] })
-  assert.ok(bars.every(({ measured, met }) => measured === undefined && met === undefined))
+  const targets = targetsOf({ rows: [], baseline: [], stages: [] })
+  assert.ok(targets.every(({ measured, met }) => measured === undefined && met === undefined))
   assert.ok(
-    barTable(bars)
+    targetTable(targets)
       .split('\n')
       .slice(2)
       .every((line) => line.endsWith('| not measured |')),
   )
 })
 
-test('memory at the end of a soak is held against that at its beginning', () => {
+test('memory at the end of a soak is compared with memory at its beginning', () => {
   const rows = (last: number) => [
     { images: 1000, memoryMiB: 1000, errors: 0 },
     { images: 25000, memoryMiB: 2000, errors: 0 },
     { images: 50000, memoryMiB: last, errors: 0 },
   ]
   assert.deepEqual(
-    soakBars(rows(1050)).map(({ met }) => met),
+    soakTargets(rows(1050)).map(({ met }) => met),
     [true, true],
   )
   assert.deepEqual(
-    soakBars(rows(1060)).map(({ met }) => met),
+    soakTargets(rows(1060)).map(({ met }) => met),
     [false, true],
   )
 })

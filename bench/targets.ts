@@ -1,25 +1,25 @@
+import { type Summary, summarize } from '../tools/statistics.ts'
 import { type LoadName, loads, type Results, type Row } from './results.ts'
-import { type Summary, summarize } from './statistics.ts'
 
-/** Something that is to hold, what was measured of it in each round, and whether the median holds. */
-export interface Bar {
+/** A target, what was measured in each round, and whether the median meets it. */
+export interface Target {
   what: string
-  bar: string
-  /** Absent where this run did not measure it. */
+  target: string
+  /** Absent if this run did not measure it. */
   measured?: Summary
   met?: boolean
 }
 
-type Measured = Pick<Results, 'rows' | 'limits' | 'stages'>
+type Measured = Pick<Results, 'rows' | 'baseline' | 'stages'>
 type Relation = 'at least' | 'at most' | 'below'
 
 const SERVICE = 'service'
-/** Clients at which ratios are taken, and those that are the full load. */
+/** Numbers of clients: for ratios, and for full load. */
 const BUSY = 32
 const FULL = 128
-/** Loads of one kind of work. */
+/** Loads with one kind of request. */
 const simpleLoads = ['encode-crops', 'encode-photos', 'decode'] as const
-/** The peer that is written for this comparison; the others are what their documentation shows. */
+/** The peer that was written for this comparison; the others follow their documentation. */
 const BATCHING = 'fastapi-batch'
 
 const holds: Record<Relation, (measured: number, limit: number) => boolean> = {
@@ -29,12 +29,12 @@ const holds: Record<Relation, (measured: number, limit: number) => boolean> = {
 }
 
 /**
- * The bars of a run. Ratios are taken within a round, where both sides met the same machine, and their median is held
- * against the bar; "best" and "lowest" are those of the round.
+ * The targets of a run. Ratios are taken within a round, in which both sides had the same machine, and their median is
+ * compared with the target; "best" and "lowest" are those of the round.
  */
-export function barsOf(results: Measured): Bar[] {
-  const { rows, limits, stages } = results
-  const rounds = [...new Set([...rows, ...limits].map(({ round }) => round))]
+export function targetsOf(results: Measured): Target[] {
+  const { rows, baseline, stages } = results
+  const rounds = [...new Set([...rows, ...baseline].map(({ round }) => round))]
   const service = rows.filter(({ contestant }) => contestant === SERVICE)
   const peers = rows.filter(({ contestant }) => contestant !== SERVICE)
   const rivals = {
@@ -45,29 +45,33 @@ export function barsOf(results: Measured): Bar[] {
     rounds.map(measure).filter((value) => value !== undefined && Number.isFinite(value)) as number[]
   const at = (from: Row[], round: number, load: LoadName, clients: number) =>
     from.filter((row) => row.round === round && row.load === load && row.clients === clients)
-  const limitOf = (round: number, load: LoadName, cut: boolean) =>
-    limits.filter((row) => row.round === round && row.load === load && row.cut === cut).toSorted(byThroughput)[0]
+  // Older results also have a baseline that runs encoder and decoder on whole batches.
+  const kinds = baseline.some((row) => !row.inParts) ? [false, true] : [true]
+  const fastestOf = (round: number, load: LoadName, inParts: boolean) =>
+    baseline
+      .filter((row) => row.round === round && row.load === load && row.inParts === inParts)
+      .toSorted(byThroughput)[0]
   const singleOf = (round: number, load: LoadName) =>
-    limits.find((row) => row.round === round && row.load === load && row.batch === 1)
+    baseline.find((row) => row.round === round && row.load === load && row.batch === 1)
   const worst = (value: (row: Row) => number | null) => (round: number) =>
     highest(service.filter((row) => row.round === round && row.clients === FULL).map(value))
 
   return [
-    ...[false, true].flatMap((cut) =>
+    ...kinds.flatMap((inParts) =>
       simpleLoads.map((load) =>
-        bar(
-          `processor time an image, limit${cut ? ' in parts' : ''} over service, ${BUSY} clients: ${loads[load].title}`,
+        target(
+          `processor time per image, baseline${inParts ? '' : ' on whole batches'} over service, ${BUSY} clients: ${loads[load].title}`,
           'at least',
           0.9,
           each((round) =>
-            ratio(limitOf(round, load, cut)?.cpuMsPerImage, at(service, round, load, BUSY)[0]?.cpuMsPerImage),
+            ratio(fastestOf(round, load, inParts)?.cpuMsPerImage, at(service, round, load, BUSY)[0]?.cpuMsPerImage),
           ),
         ),
       ),
     ),
     ...Object.entries(rivals).flatMap(([names, others]) =>
       (['encode-crops', 'encode-photos'] as const).flatMap((load) => [
-        bar(
+        target(
           `throughput over the best of ${names}, ${BUSY} clients: ${loads[load].title}`,
           'at least',
           load === 'encode-crops' ? 1.05 : 1.5,
@@ -78,7 +82,7 @@ export function barsOf(results: Measured): Bar[] {
             ),
           ),
         ),
-        bar(
+        target(
           `p99 latency over the lowest of ${names}, ${BUSY} clients: ${loads[load].title}`,
           'below',
           1,
@@ -92,22 +96,22 @@ export function barsOf(results: Measured): Bar[] {
       ]),
     ),
     ...simpleLoads.map((load) =>
-      bar(
-        `latency of a single request over image and graphs alone: ${loads[load].title}`,
+      target(
+        `latency of a single request over the baseline's for one image: ${loads[load].title}`,
         'at most',
         1.15,
         each((round) => ratio(at(service, round, load, 1)[0]?.latencyMs.p50, singleOf(round, load)?.latencyMs.p50)),
       ),
     ),
-    bar(
+    target(
       `p99 delay of the event loop, ${FULL} clients, worst load, ms`,
       'below',
       20,
       each(worst((row) => row.eventLoopMs)),
     ),
-    bar(`/health/live p99, ${FULL} clients, worst load, ms`, 'below', 50, each(worst((row) => row.health.p99))),
+    target(`/health/live p99, ${FULL} clients, worst load, ms`, 'below', 50, each(worst((row) => row.health.p99))),
     ...(Object.keys(loads) as LoadName[]).map((load) =>
-      bar(
+      target(
         `throughput at ${FULL} clients over that at ${BUSY}: ${loads[load].title}`,
         'at least',
         0.95,
@@ -116,15 +120,15 @@ export function barsOf(results: Measured): Bar[] {
         ),
       ),
     ),
-    bar(
+    target(
       'errors of the service, all loads',
       'at most',
       0,
       service.length === 0 ? [] : [service.reduce((sum, row) => sum + errorsOf(row), 0)],
     ),
     ...[1, 32].map((batch) =>
-      bar(
-        `MoCET for the first stage over all of them, batch ${batch}`,
+      target(
+        `MoCET for the first stage over all stages, batch ${batch}`,
         'at most',
         0.3,
         stages
@@ -138,20 +142,20 @@ export function barsOf(results: Measured): Bar[] {
   ]
 }
 
-/** Holds measurements, one a round, against a limit. */
-export function bar(what: string, relation: Relation, limit: number, values: number[]): Bar {
-  const held = { what, bar: `${relation} ${limit}` }
+/** Compares measurements, one per round, with a limit. */
+export function target(what: string, relation: Relation, limit: number, values: number[]): Target {
+  const held = { what, target: `${relation} ${limit}` }
   if (values.length === 0) return held
   const measured = summarize(values)
   return { ...held, measured, met: holds[relation](measured.median, limit) }
 }
 
-/** Answers other than 200, and none. */
+/** Requests that were answered with another status than 200, or not at all. */
 export function errorsOf({ errors }: Pick<Row, 'errors'>): number {
   return Object.values(errors).reduce((sum, count) => sum + count, 0)
 }
 
-/** The most images a second first. */
+/** Sorts the most images per second first. */
 export function byThroughput(a: { imagesPerSecond: number }, b: { imagesPerSecond: number }): number {
   return b.imagesPerSecond - a.imagesPerSecond
 }
