@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nativetok.published.graphs import stages
 from nativetok.published.nativetok import NativeTok
-from nativetok.published.tokenizer import Tokenizer
+from nativetok.published.tokenizer import Codebook, Tokenizer
 
 CODES = 2e-5
 """How far codes before quantisation may differ, for codes of about length 1 in each dimension."""
@@ -82,16 +82,17 @@ def check(model: Tokenizer, folder: Path, images: NDArray[np.uint8]) -> dict[str
     """Hold a bundle against its module on images uint8 [B, S, S, 3]; return the figures. Raises ParityError.
 
     Codes differ by 2e-5 at most, relative to their spread where that is more than 1, and pixels by 5e-5; all tokens are
-    equal but for ties, where the difference of codes explains which entry is nearest.
+    equal but for ties, where the difference of codes explains which entry is nearest. Codes are PyTorch's in float64.
     """
-    reference = torch.cat([model.codes(torch.from_numpy(image[None])) for image in images])
+    exact = _exact_encoder(model)
+    reference = torch.cat([exact.codes(torch.from_numpy(image[None])) for image in images])
     encoded = encode(folder, images)
     codes = float(np.abs(encoded.codes - reference.numpy()).max())
     if not codes <= CODES * max(1.0, float(reference.std())):
         raise ParityError(f"codes differ from PyTorch's by up to {codes:.1e}")
-    tokens = model.quantize.distances(reference).argmin(-1)
+    tokens = exact.quantize.distances(reference).argmin(-1)
     differs = tokens.numpy() != encoded.tokens
-    if differs.any() and not _ties(model, reference, torch.from_numpy(encoded.codes), torch.from_numpy(encoded.tokens)):
+    if differs.any() and not _ties(exact.quantize, reference, torch.from_numpy(encoded.codes), torch.from_numpy(encoded.tokens)):
         raise ParityError(f"{differs.sum()} of {differs.size} tokens differ from PyTorch's and are no ties")
     figures: dict[str, float | int] = {
         "images": len(images),
@@ -100,9 +101,7 @@ def check(model: Tokenizer, folder: Path, images: NDArray[np.uint8]) -> dict[str
         "largest_code_difference": codes,
     }
     full, worst = model.sizes.length, 0.0
-    lengths = sorted({full, *stages(full), *([1, full // 3 + 1] if isinstance(model, NativeTok) else [])}) if isinstance(
-        model, NativeTok
-    ) else [full]
+    lengths = sorted({1, full // 3 + 1, *stages(full)}) if isinstance(model, NativeTok) else [full]
     for length in lengths:
         padded = np.full_like(encoded.tokens, model.sizes.codebook_size)
         padded[:, :length] = tokens[:, :length]
@@ -114,13 +113,26 @@ def check(model: Tokenizer, folder: Path, images: NDArray[np.uint8]) -> dict[str
     return figures | {"largest_pixel_difference": worst, "lengths_decoded": len(lengths)}
 
 
-def _ties(model: Tokenizer, reference: Tensor, codes: Tensor, tokens: Tensor) -> bool:
+def _exact_encoder(model: Tokenizer) -> Tokenizer:
+    """The tokenizer in float64, without its decoder: float32 noise of its own would blur what it is compared with."""
+    with torch.device("meta"):
+        exact = type(model)(model.sizes)  # type: ignore[call-arg]
+    weights = {
+        name: weight.double()
+        for name, weight in model.state_dict().items()
+        if name.startswith(("encoder.", "quantize.", "latent_tokens"))
+    }
+    exact.load_state_dict(weights, strict=False, assign=True)
+    return exact.eval()
+
+
+def _ties(book: Codebook, reference: Tensor, codes: Tensor, tokens: Tensor) -> bool:
     """Whether every token of the graphs is the nearest entry but for what codes differ by.
 
     A code that moves by m changes the difference of its squared distances to two entries by 2 m times the entries'
     distance at most; float32 adds its own rounding.
     """
-    book, entries = model.quantize, model.quantize.entries()
+    entries, codes = book.entries(), codes.double()
     distances = book.distances(reference)
     best = distances.argmin(-1)
     gap = distances.gather(-1, tokens.long()[..., None])[..., 0] - distances.amin(-1)
