@@ -2,7 +2,7 @@
 
 Every operator is one that ONNX Runtime runs itself on the CPU and with CUDA. What the papers' code computes and nobody
 reads is left out, which changes no result: the rows of a last block that are not read on; and of an expert's last block,
-whose one row reads the others, their keys and values (`_query_block`).
+whose one row reads the others, their keys and values (`Writer.query_block`).
 """
 
 from collections.abc import Mapping
@@ -35,10 +35,7 @@ def write_graphs(model: Tokenizer, folder: Path, storage: Storage) -> dict[str, 
     written: dict[str, list[str]] = {}
     if isinstance(model, NativeTok):
         written["encoder"] = _image_encoder(model, folder, storage)
-        start = 0
-        for number, end in enumerate(stages(model.sizes.length), 1):
-            written[f"mocet-{number}"] = _stage(model, folder, storage, number, start, end)
-            start = end
+        written |= write_stages(model, folder, storage)
     else:
         assert isinstance(model, TiTok)
         written["encoder"] = _token_encoder(model, folder, storage)
@@ -46,7 +43,16 @@ def write_graphs(model: Tokenizer, folder: Path, storage: Storage) -> dict[str, 
     return written
 
 
-class _Writer(StoredGraph):
+def write_stages(model: NativeTok, folder: Path, storage: Storage) -> dict[str, list[str]]:
+    """Write the graphs of NativeTok's experts; return the files of each, the graph's own first."""
+    ends = stages(model.sizes.length)
+    return {
+        f"mocet-{number}": _stage(model, folder, storage, number, start, end)
+        for number, (start, end) in enumerate(zip([0, *ends], ends), 1)
+    }
+
+
+class Writer(StoredGraph):
     """Nodes that tokenizers are made of, their weights taken from a module by name."""
 
     def __init__(self, folder: Path, name: str, storage: Storage, parts: list[nn.Module]) -> None:
@@ -225,7 +231,7 @@ def _info(name: str, kind: int, *shape: int) -> "helper.ValueInfoProto":
 def _token_encoder(model: TiTok, folder: Path, storage: Storage) -> list[str]:
     """TiTok's encoder, quantiser included: `images` to `tokens`."""
     sizes, encoder = model.sizes, model.encoder
-    g = _Writer(folder, "encoder", storage, [encoder])
+    g = Writer(folder, "encoder", storage, [encoder])
     positions = _array(encoder.positional_embedding)
     patches = g.node("Add", g.patches(model, encoder.patch_embed), g.weight(positions[1:]))
     first = g.repeated(_array(encoder.class_embedding) + positions[:1], patches)
@@ -246,7 +252,7 @@ def _token_encoder(model: TiTok, folder: Path, storage: Storage) -> list[str]:
     return g.files
 
 
-def _codes(g: _Writer, x: str, conv: nn.Conv2d) -> str:
+def _codes(g: Writer, x: str, conv: nn.Conv2d) -> str:
     """Rows [B, L, W] to the value `codes` [B, L, C]; that it has a name lets the conversion look at it."""
     assert conv.bias is not None
     weight = g.weight(_array(conv.weight).reshape(len(conv.weight), -1).T)
@@ -258,7 +264,7 @@ def _image_encoder(model: NativeTok, folder: Path, storage: Storage) -> list[str
     sizes, encoder = model.sizes, model.encoder
     narrow = encoder.reduce_ffn if sizes.variant == "A" else encoder.ffn
     parts = [encoder.patch_embed, encoder.transformers_Pixel, narrow]
-    g = _Writer(folder, "encoder", storage, parts)
+    g = Writer(folder, "encoder", storage, parts)
     positions = _array(encoder.positional_embedding).reshape(-1, sizes.encoder.width)
     patches = g.node("Add", g.patches(model, encoder.patch_embed), g.weight(positions[1:]))
     first = g.repeated(_array(encoder.class_embedding).reshape(1, -1) + positions[:1], patches)
@@ -280,7 +286,7 @@ def _stage(model: NativeTok, folder: Path, storage: Storage, number: int, start:
     """Experts `start` to `end`: `latents`, and the `state` of those before, to `tokens` and the grown `state`."""
     sizes, encoder = model.sizes, model.encoder
     experts = list(encoder.transformers_tokens)[start:end]
-    g = _Writer(folder, f"mocet-{number}", storage, experts)
+    g = Writer(folder, f"mocet-{number}", storage, experts)
     raw = g.node("Concat", "latents", "prefix_state", axis=1) if start else "latents"
     rows = g.layer_norm(raw, encoder.ln_pre)  # of each row once: it is the same to every expert
     said = []
@@ -312,7 +318,7 @@ def _decoder(model: Tokenizer, folder: Path, storage: Storage) -> list[str]:
     """Both families' decoder: `tokens` to `images`. Nothing attends to absent tokens, which NativeTok may have."""
     sizes, decoder, causal = model.sizes, model.decoder, isinstance(model, NativeTok)
     parts = [decoder, *([model.pixel_quantize, model.pixel_decoder] if sizes.pixels else [])]
-    g = _Writer(folder, "decoder", storage, parts)
+    g = Writer(folder, "decoder", storage, parts)
     entries, mask = _array(model.quantize.entries()), ""
     patches = decoder.side**2
     if causal:
@@ -343,7 +349,7 @@ def _decoder(model: Tokenizer, folder: Path, storage: Storage) -> list[str]:
     return g.files
 
 
-def _maskgit_pixels(g: _Writer, x: str, model: Tokenizer) -> str:
+def _maskgit_pixels(g: Writer, x: str, model: Tokenizer) -> str:
     """Rows of patches [B, N, W] to pixels [B, 3, S, S] by way of MaskGIT-VQGAN's codes."""
     side, (first, _, second) = model.decoder.side, model.decoder.ffn
     logits = g.linear(g.node("Tanh", g.linear(x, first.weight, first.bias)), second.weight, second.bias)
@@ -356,7 +362,7 @@ def _maskgit_pixels(g: _Writer, x: str, model: Tokenizer) -> str:
     return g.pixel_decoder(picture, model.pixel_decoder, side)
 
 
-def _own_pixels(g: _Writer, x: str, model: Tokenizer) -> str:
+def _own_pixels(g: Writer, x: str, model: Tokenizer) -> str:
     """Rows of patches [B, N, W] to pixels [B, 3, S, S] that the decoder draws itself."""
     side, patch = model.decoder.side, model.sizes.decoder.patch
     drawn = g.linear(x, model.decoder.ffn[0].weight, model.decoder.ffn[0].bias)
