@@ -53,6 +53,10 @@ def random_tokenizer(sizes: TokenizerSizes, seed: int = 0) -> Tokenizer:
         parameter.normal_(generator=random).mul_(_scale(name, parameter))
         if _is_norm(name) and name.endswith("weight"):
             parameter.add_(1)
+        if name.endswith("in_proj_weight"):  # queries and keys that tell rows apart
+            parameter[: 2 * parameter.shape[1]].mul_(2)
+        if name.endswith("patch_embed.weight"):  # contrast more than brightness
+            parameter.sub_(0.9 * parameter.mean(dim=(1, 2, 3), keepdim=True))
     if sizes.pixels:
         model.decoder.ffn[2].weight.mul_(2.5)  # type: ignore[index, union-attr]
         model.pixel_decoder.conv_out.weight.mul_(0.25)  # type: ignore[union-attr]
@@ -113,11 +117,10 @@ def _scale(name: str, parameter: nn.Parameter) -> float:
     if "quantize" in name:
         return 1.0
     if "embedding" in name or "token" in name.rsplit(".", 1)[-1]:
-        return 0.5
+        return 0.2
     fan = math.prod(parameter.shape[1:])
-    residual = 0.3 if name.endswith(("out_proj.weight", "c_proj.weight")) else 1.0
-    image = 4.0 if "patch_embed" in name else 1.0  # pixels are between 0 and 1, and neighbours are alike
-    return residual * image * fan**-0.5
+    image = 8.0 if "patch_embed" in name else 1.0  # pixels are between 0 and 1, and neighbours are alike
+    return image * fan**-0.5
 
 
 def main() -> None:
