@@ -1,4 +1,4 @@
-"""Rebuilds the tables and plots of the result pages in docs/, and the README's quality table, from docs/results/.
+"""Rebuilds the tables and plots of docs/results.md, docs/generators.md and README.md from docs/results/*.json.
 
 python -m study.report
 
@@ -142,7 +142,7 @@ def _octaves(length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise([0, *ends]))
 
 
-def result_tables(figures: Mapping[str, Figures]) -> dict[str, str]:
+def results_blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
     """The content between the markers of docs/results.md, by name."""
     order = figures["order"]
     val, train = order["images"]["val"], order["images"]["train"]
@@ -164,7 +164,7 @@ def result_tables(figures: Mapping[str, Figures]) -> dict[str, str]:
     }
 
 
-def generator_tables(runs: Sequence[Run]) -> dict[str, str]:
+def generators_blocks(runs: Sequence[Run]) -> dict[str, str]:
     """The content between the markers of docs/generators.md, by name."""
     return {
         "ordered": budgets_table(runs, ORDERED),
@@ -291,7 +291,7 @@ def _log2_axis(ax: Axes, length: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: rewrite the tables of docs/results.md, docs/generators.md and README.md, and the plots."""
+    """Run the command line: rewrite the tables and plots of both pages and the README's table."""
     parser = argparse.ArgumentParser(prog="python -m study.report", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--root", type=Path, default=REPOSITORY, help="the repository (default: the one that contains this file)"
@@ -301,12 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = {name: json.loads((root / "docs" / "results" / f"{name}.json").read_text()) for name in FIGURES}
     runs = load_runs(root / "docs" / "results" / "runs")
     pages = {
-        "docs/results.md": result_tables(figures),
-        "docs/generators.md": generator_tables(runs),
-        "README.md": {"quality": quality_table(figures["quality"])},
+        root / "docs" / "results.md": results_blocks(figures),
+        root / "docs" / "generators.md": generators_blocks(runs),
+        root / "README.md": {"quality": quality_table(figures["quality"])},
     }
-    for name, tables in pages.items():
-        (root / name).write_text(rebuild((root / name).read_text(), tables))
+    for page, contents in pages.items():
+        page.write_text(rebuild(page.read_text(), contents))
     plots = {
         "rate-distortion": draw_rate_distortion(figures["rate-distortion"]),
         "order-curves": draw_order(figures["order"]),

@@ -45,10 +45,9 @@ def test_a_figure_that_changes_changes_the_page(name: str, root: Path) -> None:
     changed["psnr"] = 77.77
     file.write_text(json.dumps(figures))
     main(["--root", str(root)])
-    results, generators, readme = texts(root)
+    results, _, readme = texts(root)
     assert results.count("77.77") == 1
-    assert generators.count("77.77") == 0
-    assert readme.count("77.77") == (name == "quality"), "README shows only the quality on val"
+    assert readme.count("77.77") == (name == "quality"), "README shows the quality on val alone"
 
 
 def test_a_run_that_changes_changes_the_page(root: Path) -> None:
@@ -57,7 +56,7 @@ def test_a_run_that_changes_changes_the_page(root: Path) -> None:
     figures["frechet"] = 777.7
     file.write_text(json.dumps(figures))
     main(["--root", str(root)])
-    assert [text.count("777.7") for text in texts(root)] == [0, 1, 0]
+    assert texts(root)[1].count("777.7") == 1
 
 
 def test_only_what_is_between_markers_changes() -> None:
