@@ -1,4 +1,8 @@
-import sharp from 'sharp'
+import sharp, { type Sharp } from 'sharp'
+import { damaged, ImageError, noImage, notTaken } from './image-error.ts'
+import { isPng, readPng } from './png.ts'
+
+export { ImageError } from './image-error.ts'
 
 /** What to bring images to, and what is too large to open. The rest of the preparation is the bundle format's. */
 export interface DecodeOptions {
@@ -6,16 +10,6 @@ export interface DecodeOptions {
   size: number
   /** Most pixels an image may have. Told from its header, before it is decoded. */
   maxPixels: number
-}
-
-/** What keeps an image from becoming pixels. `message` continues a sentence that names the image. */
-export class ImageError extends Error {
-  readonly reason: 'undecodable' | 'unsupported' | 'too-many-pixels'
-
-  constructor(reason: ImageError['reason'], message: string) {
-    super(message)
-    this.reason = reason
-  }
 }
 
 // libvips would open SVG, PDF and whatever else it was built with. Only these six are anybody's photos.
@@ -33,8 +27,6 @@ sharp.unblock({
 // Images run side by side in the thread pool, so threads inside an image, and memory of past ones, only cost.
 sharp.concurrency(1)
 sharp.cache(false)
-
-const taken = 'JPEG, PNG, WebP, AVIF, GIF and TIFF are taken'
 
 /** Files that people do send as images, told apart from garbage by the bytes at an offset, to be refused by name. */
 const refused: [name: string, offset: number, signature: string][] = [
@@ -60,16 +52,31 @@ const svg = /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)
 export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promise<Buffer> {
   if (bytes.length === 0) throw new ImageError('undecodable', 'is empty')
   try {
-    // libvips holds the header's dimensions against the limit before it decodes anything.
-    return await sharp(bytes, { limitInputPixels: options.maxPixels, failOn: 'error', autoOrient: true })
-      .flatten({ background: '#ffffff' })
-      .resize(options.size, options.size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
-      .toColourspace('srgb')
-      .raw({ depth: 'uchar' })
-      .toBuffer()
-  } catch {
-    throw await reasonOf(bytes, options.maxPixels)
+    return await toPixels(open(prepared(bytes), options), options)
+  } catch (error) {
+    throw error instanceof ImageError ? error : await reasonOf(bytes, options.maxPixels)
   }
+}
+
+/** The file, changed where libvips overlooks what it says. Costs nothing for a JPEG and microseconds for the others. */
+function prepared(bytes: Buffer): Buffer {
+  if (isPng(bytes)) return readPng(bytes)
+  return bytes
+}
+
+/** libvips holds the header's dimensions against the limit before it decodes anything. */
+function open(bytes: Buffer, { maxPixels }: DecodeOptions): Sharp {
+  return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true })
+}
+
+function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
+  return image
+    .flatten({ background: '#ffffff' })
+    .resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+}
+
+function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
+  return fitted(image, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
 }
 
 /** Why a file became no pixels. Asked only then: reading a small photo's header by itself is a fifth of decoding it. */
@@ -83,15 +90,10 @@ async function reasonOf(bytes: Buffer, maxPixels: number): Promise<ImageError> {
     const start = bytes.toString('latin1', 0, 1024)
     const known = refused.find(([, offset, signature]) => start.startsWith(signature, offset))
     const name = svg.test(start) ? 'SVG' : known?.[0]
-    if (name !== undefined) return new ImageError('unsupported', `is ${name}, which is not taken; ${taken}`)
+    if (name !== undefined) return notTaken(name)
     if (error instanceof Error && error.message.includes('unsupported image format')) {
-      return new ImageError('undecodable', `is no image that can be told by its content; ${taken}`)
+      return noImage()
     }
     return damaged()
   }
-}
-
-/** libvips keeps one text of errors for all threads, so what it says of an image may be about another. */
-function damaged(): ImageError {
-  return new ImageError('undecodable', 'cannot be decoded; it is damaged or cut off')
 }
