@@ -1,4 +1,5 @@
 import sharp, { type Sharp } from 'sharp'
+import { isGif, withTransparency } from './gif.ts'
 import { damaged, ImageError, noImage, notTaken } from './image-error.ts'
 import { isPng, readPng } from './png.ts'
 
@@ -61,6 +62,7 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
 /** The file, changed where libvips overlooks what it says. Costs nothing for a JPEG and microseconds for the others. */
 function prepared(bytes: Buffer): Buffer {
   if (isPng(bytes)) return readPng(bytes)
+  if (isGif(bytes)) return withTransparency(bytes)
   return bytes
 }
 
