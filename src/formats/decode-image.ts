@@ -1,4 +1,5 @@
 import sharp, { type Sharp } from 'sharp'
+import { hasBrands, readAvif } from './avif.ts'
 import { isGif, withTransparency } from './gif.ts'
 import { damaged, ImageError, noImage, notTaken } from './image-error.ts'
 import { isPng, readPng } from './png.ts'
@@ -63,6 +64,7 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
 function prepared(bytes: Buffer): Buffer {
   if (isPng(bytes)) return readPng(bytes)
   if (isGif(bytes)) return withTransparency(bytes)
+  if (hasBrands(bytes)) return readAvif(bytes)
   return bytes
 }
 
