@@ -1,8 +1,10 @@
 import sharp, { type Sharp } from 'sharp'
 import { hasBrands, readAvif } from './avif.ts'
 import { isGif, withTransparency } from './gif.ts'
-import { damaged, ImageError, noImage, notTaken } from './image-error.ts'
-import { isPng, readPng } from './png.ts'
+import { damaged, ImageError, kindNotTaken, noImage, notTaken } from './image-error.ts'
+import { isJpeg, jpegNotDecoded } from './jpeg.ts'
+import { otherFormat } from './other-formats.ts'
+import { isPng, pngSize, readPng } from './png.ts'
 
 export { ImageError } from './image-error.ts'
 
@@ -30,19 +32,8 @@ sharp.unblock({
 sharp.concurrency(1)
 sharp.cache(false)
 
-/** Files that people do send as images, told apart from garbage by the bytes at an offset, to be refused by name. */
-const refused: [name: string, offset: number, signature: string][] = [
-  ['PDF', 0, '%PDF-'],
-  ['BMP', 0, 'BM'],
-  ['ICO', 0, '\0\0\x01\0'],
-  ['HEIC', 4, 'ftyphe'],
-  ['HEIC', 4, 'ftypmif1'],
-  ['JPEG XL', 0, '\xff\x0a'],
-  ['JPEG XL', 4, 'JXL '],
-  ['JPEG 2000', 4, 'jP  '],
-  ['PSD', 0, '8BPS'],
-]
-const svg = /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]/i
+/** The longest side that libpng opens, and the longest that libvips resizes to. */
+const [longestSide, longestResized] = [1_000_000, 100_000_000]
 
 /**
  * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
@@ -56,7 +47,7 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
   try {
     return await toPixels(open(prepared(bytes), options), options)
   } catch (error) {
-    throw error instanceof ImageError ? error : await reasonOf(bytes, options.maxPixels)
+    throw error instanceof ImageError ? error : await reasonOf(bytes, options)
   }
 }
 
@@ -84,20 +75,31 @@ function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
 }
 
 /** Why a file became no pixels. Asked only then: reading a small photo's header by itself is a fifth of decoding it. */
-async function reasonOf(bytes: Buffer, maxPixels: number): Promise<ImageError> {
+async function reasonOf(bytes: Buffer, { size, maxPixels }: DecodeOptions): Promise<ImageError> {
+  const notDecoded = isJpeg(bytes) ? jpegNotDecoded(bytes) : undefined
+  if (notDecoded !== undefined) return kindNotTaken(notDecoded)
   try {
-    const { width, height } = await sharp(bytes, { limitInputPixels: false }).metadata()
-    if (width * height <= maxPixels) return damaged()
-    const message = `has too many pixels: ${width} x ${height}, and ${maxPixels} is the limit`
-    return new ImageError('too-many-pixels', message)
-  } catch (error) {
-    const start = bytes.toString('latin1', 0, 1024)
-    const known = refused.find(([, offset, signature]) => start.startsWith(signature, offset))
-    const name = svg.test(start) ? 'SVG' : known?.[0]
-    if (name !== undefined) return notTaken(name)
-    if (error instanceof Error && error.message.includes('unsupported image format')) {
-      return noImage()
+    const [width, height] = await sizeOf(bytes)
+    if (width * height > maxPixels) {
+      const message = `has too many pixels: ${width} x ${height}, and ${maxPixels} is the limit`
+      return new ImageError('too-many-pixels', message)
+    }
+    const [shorter, longer] = [Math.min(width, height), Math.max(width, height)]
+    if (longer > longestSide || (longer / shorter) * size > longestResized) {
+      return new ImageError('too-many-pixels', `is too long to be resized: ${width} x ${height} pixels`)
     }
     return damaged()
+  } catch (error) {
+    const name = otherFormat(bytes)
+    if (name !== undefined) return notTaken(name)
+    return error instanceof Error && error.message.includes('unsupported image format') ? noImage() : damaged()
   }
+}
+
+/** libpng and libvips do not open what is too long, so where the header is easily read it is read here. */
+async function sizeOf(bytes: Buffer): Promise<[width: number, height: number]> {
+  const told = isPng(bytes) ? pngSize(bytes) : undefined
+  if (told !== undefined) return told
+  const { width, height } = await sharp(bytes, { limitInputPixels: false }).metadata()
+  return [width, height]
 }

@@ -49,6 +49,10 @@ export function readPng(bytes: Buffer): Buffer {
   return rewritten(bytes, dropped, added)
 }
 
+export function pngSize(bytes: Buffer): [width: number, height: number] | undefined {
+  return bytes.length < 24 ? undefined : [bytes.readUInt32BE(16), bytes.readUInt32BE(20)]
+}
+
 /** The first chunk of each type looked at, and texts that may hold EXIF. Chunks that lie beyond the file end the list. */
 function chunksOf(bytes: Buffer): Chunk[] {
   const chunks: Chunk[] = []
