@@ -5,6 +5,7 @@ import { damaged, ImageError, kindNotTaken, noImage, notTaken } from './image-er
 import { isJpeg, jpegNotDecoded } from './jpeg.ts'
 import { otherFormat } from './other-formats.ts'
 import { isPng, pngSize, readPng } from './png.ts'
+import { isTiff, readTiff, tiffSize } from './tiff.ts'
 
 export { ImageError } from './image-error.ts'
 
@@ -35,9 +36,16 @@ sharp.cache(false)
 /** The longest side that libpng opens, and the longest that libvips resizes to. */
 const [longestSide, longestResized] = [1_000_000, 100_000_000]
 
+/** How a file becomes pixels. */
+type Plan =
+  /** At once, as nearly all do. */
+  | { way: 'direct'; bytes: Buffer }
+  /** From floating-point samples. */
+  | { way: 'from floats'; bytes: Buffer; grey: boolean }
+
 /**
  * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
- * side resized by lanczos3 and the centre cropped.
+ * side resized by lanczos3 and the centre cropped. `docs/images.md` says which kinds are taken and how.
  *
  * @returns uint8 [size, size, 3], C order
  * @throws ImageError
@@ -45,23 +53,34 @@ const [longestSide, longestResized] = [1_000_000, 100_000_000]
 export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promise<Buffer> {
   if (bytes.length === 0) throw new ImageError('undecodable', 'is empty')
   try {
-    return await toPixels(open(prepared(bytes), options), options)
+    const plan = planOf(bytes)
+    switch (plan.way) {
+      case 'direct':
+        return await toPixels(open(plan.bytes, options), options)
+      case 'from floats':
+        return await fromFloats(plan, options)
+    }
   } catch (error) {
     throw error instanceof ImageError ? error : await reasonOf(bytes, options)
   }
 }
 
-/** The file, changed where libvips overlooks what it says. Costs nothing for a JPEG and microseconds for the others. */
-function prepared(bytes: Buffer): Buffer {
-  if (isPng(bytes)) return readPng(bytes)
-  if (isGif(bytes)) return withTransparency(bytes)
-  if (hasBrands(bytes)) return readAvif(bytes)
-  return bytes
+/** What is asked of the header, which costs nothing for a JPEG and microseconds for the others. */
+function planOf(bytes: Buffer): Plan {
+  if (isPng(bytes)) return { way: 'direct', bytes: readPng(bytes) }
+  if (isTiff(bytes)) {
+    const { float, grey } = readTiff(bytes)
+    if (float) return { way: 'from floats', bytes, grey }
+    return { way: 'direct', bytes }
+  }
+  if (isGif(bytes)) return { way: 'direct', bytes: withTransparency(bytes) }
+  if (hasBrands(bytes)) return { way: 'direct', bytes: readAvif(bytes) }
+  return { way: 'direct', bytes }
 }
 
 /** libvips holds the header's dimensions against the limit before it decodes anything. */
-function open(bytes: Buffer, { maxPixels }: DecodeOptions): Sharp {
-  return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true })
+function open(bytes: Buffer, { maxPixels }: DecodeOptions, { ignoreIcc = false } = {}): Sharp {
+  return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true, ignoreIcc })
 }
 
 function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
@@ -72,6 +91,34 @@ function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
 
 function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
   return fitted(image, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
+}
+
+/**
+ * Floating-point samples of 0 to 1 as such. libvips would take them for linear light (RGB) or for 0 to 255 (grey).
+ *
+ * @throws ImageError when they go well beyond 0 to 1, so that nobody can know what they mean
+ */
+async function fromFloats(plan: { bytes: Buffer; grey: boolean }, options: DecodeOptions): Promise<Buffer> {
+  const { size } = options
+  const space = plan.grey ? 'srgb' : 'scrgb'
+  const { data, info } = await open(plan.bytes, options, { ignoreIcc: true })
+    .resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+    .pipelineColourspace(space)
+    .toColourspace(space)
+    .raw({ depth: 'float' })
+    .toBuffer({ resolveWithObject: true })
+  const samples = new Float32Array(data.buffer, data.byteOffset, data.length / 4)
+  // Resizing itself goes a little beyond.
+  if (!samples.every((value) => value > -1 && value < 2)) {
+    throw kindNotTaken('a TIFF with floating-point samples outside 0 to 1')
+  }
+  const colour = (pixel: number, band: number) => {
+    const alpha = info.channels === 4 ? (samples[pixel * 4 + 3] ?? 1) : 1
+    return Math.min(1, Math.max(0, (samples[pixel * info.channels + band] ?? 0) * alpha + 1 - alpha))
+  }
+  return Buffer.from(
+    Uint8Array.from({ length: size * size * 3 }, (_, i) => Math.round(255 * colour(Math.floor(i / 3), i % 3))),
+  )
 }
 
 /** Why a file became no pixels. Asked only then: reading a small photo's header by itself is a fifth of decoding it. */
@@ -98,7 +145,7 @@ async function reasonOf(bytes: Buffer, { size, maxPixels }: DecodeOptions): Prom
 
 /** libpng and libvips do not open what is too long, so where the header is easily read it is read here. */
 async function sizeOf(bytes: Buffer): Promise<[width: number, height: number]> {
-  const told = isPng(bytes) ? pngSize(bytes) : undefined
+  const told = isPng(bytes) ? pngSize(bytes) : isTiff(bytes) ? tiffSize(bytes) : undefined
   if (told !== undefined) return told
   const { width, height } = await sharp(bytes, { limitInputPixels: false }).metadata()
   return [width, height]
