@@ -40,6 +40,8 @@ const [longestSide, longestResized] = [1_000_000, 100_000_000]
 type Plan =
   /** At once, as nearly all do. */
   | { way: 'direct'; bytes: Buffer }
+  /** By a PNG of 8 bits in the file's own colour space, without the last band where that is no alpha. */
+  | { way: 'in 8 bits'; bytes: Buffer; grey: boolean }
   /** From floating-point samples. */
   | { way: 'from floats'; bytes: Buffer; grey: boolean }
 
@@ -57,6 +59,8 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
     switch (plan.way) {
       case 'direct':
         return await toPixels(open(plan.bytes, options), options)
+      case 'in 8 bits':
+        return await toPixels(open(await inEightBits(plan, options), options), options)
       case 'from floats':
         return await fromFloats(plan, options)
     }
@@ -69,8 +73,9 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
 function planOf(bytes: Buffer): Plan {
   if (isPng(bytes)) return { way: 'direct', bytes: readPng(bytes) }
   if (isTiff(bytes)) {
-    const { float, grey } = readTiff(bytes)
+    const { float, extraBand, grey } = readTiff(bytes)
     if (float) return { way: 'from floats', bytes, grey }
+    if (extraBand) return { way: 'in 8 bits', bytes, grey }
     return { way: 'direct', bytes }
   }
   if (isGif(bytes)) return { way: 'direct', bytes: withTransparency(bytes) }
@@ -91,6 +96,16 @@ function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
 
 function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
   return fitted(image, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
+}
+
+/**
+ * sharp takes every second or fourth band for alpha. What comes out of here is the 8-bit form of the file, which then goes the usual way.
+ */
+function inEightBits(plan: { bytes: Buffer; grey: boolean }, options: DecodeOptions): Promise<Buffer> {
+  const image = open(plan.bytes, options)
+    .keepIccProfile()
+    .toColourspace(plan.grey ? 'b-w' : 'srgb')
+  return image.removeAlpha().png({ compressionLevel: 0 }).toBuffer()
 }
 
 /**

@@ -134,6 +134,20 @@ test('colour that libvips reads as another is refused by name', async () => {
   }
 })
 
+test('a last band that does not say that it is alpha is left out', async () => {
+  for (const band of [ramp, new Uint8Array(pixels)]) {
+    for (const fields of [{ 338: [0] }, {}] as TiffOptions['fields'][]) {
+      const layout = { bits: 8, samples: 4, ...(fields && { fields }) }
+      const four = tiff(rgb, Buffer.from(interleave(rgb, band)), layout)
+      assert.ok(difference(await decode(four), reference) < 0.5)
+      const two = tiff(grey, Buffer.from(interleave(grey, band)), { ...layout, samples: 2, photometric: 1 })
+      assert.ok(difference(await decode(two), greyReference) < 0.5, 'grey')
+      const deep = tiff(rgb, deepened(interleave(rgb, band), 'little'), { ...layout, bits: 16 })
+      assert.ok(difference(await decode(deep), reference) < 0.5, '16 bits')
+    }
+  }
+})
+
 test('a last band that says that it is alpha is flattened on white', async () => {
   const premultiplied = rgb.samples.map((value, i) => Math.round((value * (ramp[Math.floor(i / 3)] ?? 0)) / 255))
   for (const [kind, samples] of [
