@@ -1,5 +1,15 @@
 import { kindNotTaken, notTaken } from './image-error.ts'
 
+/** What an AVIF is, as far as it decides how the file is decoded. */
+export interface Avif {
+  /** The file, under a brand that libvips knows. */
+  bytes: Buffer
+  /** 10 or 12 bits per sample. */
+  deep: boolean
+  /** A profile that libvips sees. */
+  hasProfile: boolean
+}
+
 interface Box {
   type: string
   /** The content without the box's head. */
@@ -8,6 +18,8 @@ interface Box {
 
 /** Most boxes within one that are looked at: a still picture of many tiles has a few hundred. */
 const mostBoxes = 4096
+/** Most items whose properties are looked at. */
+const mostItems = 65_536
 /** Most bytes of the brands. */
 const mostBrands = 4096
 
@@ -33,10 +45,9 @@ export function hasBrands(bytes: Buffer): boolean {
 /**
  * Read what a file with brands is. AVIF is told by any of its brands, in whatever position, or by the codec of its items.
  *
- * @returns the file, under a brand that libvips knows
  * @throws ImageError when it is another format, or of a kind that is not taken
  */
-export function readAvif(bytes: Buffer): Buffer {
+export function readAvif(bytes: Buffer): Avif {
   const end = Math.min(bytes.readUInt32BE(0), bytes.length, mostBrands)
   const brands: string[] = [bytes.toString('latin1', 8, 12)]
   for (let at = 16; at + 4 <= end; at += 4) brands.push(bytes.toString('latin1', at, at + 4))
@@ -58,7 +69,12 @@ export function readAvif(bytes: Buffer): Buffer {
   }
   const references = boxes(inside.find(({ type }) => type === 'iref')?.content.subarray(4) ?? Buffer.alloc(0))
   if (references.some(({ type }) => type === 'prem')) throw kindNotTaken('an AVIF with premultiplied alpha')
-  return underKnownBrand(bytes, brands, end)
+  const properties = propertiesOf(inside)
+  const deep = properties.some(({ type, content }) => type === 'av1C' && ((content[2] ?? 0) & 0x40) !== 0)
+  const colours = properties.filter(({ type }) => type === 'colr').map(({ content }) => content)
+  const kindOf = (content: Buffer) => content.toString('latin1', 0, 4)
+  const hasProfile = colours.some((content) => ['prof', 'rICC'].includes(kindOf(content)))
+  return { bytes: underKnownBrand(bytes, brands, end), deep, hasProfile }
 }
 
 /**
@@ -99,6 +115,41 @@ function itemTypes(meta: Box[]): string[] {
     const at = version === 2 ? 8 : 10
     return [content.toString('latin1', at, at + 4)]
   })
+}
+
+/** The properties of the main picture: what belongs to its thumbnail, its alpha or its gain map says nothing of it. */
+function propertiesOf(meta: Box[]): Box[] {
+  const container = boxes(meta.find(({ type }) => type === 'iprp')?.content ?? Buffer.alloc(0))
+  const properties = boxes(container.find(({ type }) => type === 'ipco')?.content ?? Buffer.alloc(0))
+  const primary = meta.find(({ type }) => type === 'pitm')?.content
+  const id = primary === undefined || primary.length < 6 ? undefined : primary.readUIntBE(4, primary[0] === 0 ? 2 : 4)
+  const indices = new Set(
+    container.filter(({ type }) => type === 'ipma').flatMap(({ content }) => associations(content, id)),
+  )
+  // The tiles of a grid hold the codec's configuration, not the picture that they make up.
+  return properties.filter(({ type }, i) => type === 'av1C' || indices.has(i + 1))
+}
+
+/** Which properties, counted from 1, an item has. */
+function associations(box: Buffer, wanted: number | undefined): number[] {
+  if (box.length < 8) return []
+  const idSize = box[0] === 0 ? 2 : 4
+  const isWide = ((box[3] ?? 0) & 1) === 1
+  const indexSize = isWide ? 2 : 1
+  let at = 8
+  for (let entry = Math.min(box.readUInt32BE(4), mostItems); entry > 0 && at + idSize < box.length; entry--) {
+    const id = box.readUIntBE(at, idSize)
+    const count = box[at + idSize] ?? 0
+    at += idSize + 1
+    if (id === wanted && at + count * indexSize <= box.length) {
+      return Array.from(
+        { length: count },
+        (_, i) => box.readUIntBE(at + i * indexSize, indexSize) & (isWide ? 0x7fff : 0x7f),
+      )
+    }
+    at += count * indexSize
+  }
+  return []
 }
 
 const printable = (brand = '') => JSON.stringify(brand.replace(/[^ -~]/g, '?'))

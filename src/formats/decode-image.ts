@@ -1,10 +1,10 @@
-import sharp, { type Sharp } from 'sharp'
+import sharp, { type Sharp, type SharpOptions } from 'sharp'
 import { hasBrands, readAvif } from './avif.ts'
 import { isGif, withTransparency } from './gif.ts'
 import { damaged, ImageError, kindNotTaken, noImage, notTaken } from './image-error.ts'
 import { isJpeg, jpegNotDecoded } from './jpeg.ts'
 import { otherFormat } from './other-formats.ts'
-import { isPng, pngSize, readPng } from './png.ts'
+import { isPng, pngSize, readPng, withProfile } from './png.ts'
 import { isTiff, readTiff, tiffSize } from './tiff.ts'
 
 export { ImageError } from './image-error.ts'
@@ -41,9 +41,9 @@ type Plan =
   /** At once, as nearly all do. */
   | { way: 'direct'; bytes: Buffer }
   /** By a PNG of 8 bits in the file's own colour space, without the last band where that is no alpha. */
-  | { way: 'in 8 bits'; bytes: Buffer; grey: boolean }
+  | { way: 'in 8 bits'; bytes: Buffer; grey: boolean; extraBand: boolean }
   /** From floating-point samples. */
-  | { way: 'from floats'; bytes: Buffer; grey: boolean }
+  | { way: 'from floats'; bytes: Buffer; grey: boolean; profile?: Buffer }
 
 /**
  * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
@@ -71,21 +71,33 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
 
 /** What is asked of the header, which costs nothing for a JPEG and microseconds for the others. */
 function planOf(bytes: Buffer): Plan {
-  if (isPng(bytes)) return { way: 'direct', bytes: readPng(bytes) }
+  if (isPng(bytes)) {
+    const { deepProfile, grey, bytes: file } = readPng(bytes)
+    return deepProfile ? { way: 'in 8 bits', bytes: file, grey, extraBand: false } : { way: 'direct', bytes: file }
+  }
   if (isTiff(bytes)) {
-    const { float, extraBand, grey } = readTiff(bytes)
-    if (float) return { way: 'from floats', bytes, grey }
-    if (extraBand) return { way: 'in 8 bits', bytes, grey }
+    const { float, extraBand, deep, grey, profile } = readTiff(bytes)
+    if (float) return { way: 'from floats', bytes, grey, ...(profile && { profile }) }
+    if (extraBand || (deep && profile)) return { way: 'in 8 bits', bytes, grey, extraBand }
     return { way: 'direct', bytes }
   }
   if (isGif(bytes)) return { way: 'direct', bytes: withTransparency(bytes) }
-  if (hasBrands(bytes)) return { way: 'direct', bytes: readAvif(bytes) }
+  if (hasBrands(bytes)) {
+    const { deep, hasProfile, bytes: file } = readAvif(bytes)
+    if (deep && hasProfile) return { way: 'in 8 bits', bytes: file, grey: false, extraBand: false }
+    return { way: 'direct', bytes: file }
+  }
   return { way: 'direct', bytes }
 }
 
+/** For an intermediate file of the model's size, which may have more pixels than the limit on what is sent. */
+function ofModelSize({ size }: DecodeOptions): DecodeOptions {
+  return { size, maxPixels: size * size }
+}
+
 /** libvips holds the header's dimensions against the limit before it decodes anything. */
-function open(bytes: Buffer, { maxPixels }: DecodeOptions, { ignoreIcc = false } = {}): Sharp {
-  return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true, ignoreIcc })
+function open(bytes: Buffer, { maxPixels }: DecodeOptions, special: SharpOptions = {}): Sharp {
+  return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true, ...special })
 }
 
 function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
@@ -99,13 +111,20 @@ function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
 }
 
 /**
- * sharp takes every second or fourth band for alpha. What comes out of here is the 8-bit form of the file, which then goes the usual way.
+ * sharp brings 16-bit RGB that has a profile to Display P3 and ignores the profile of 16-bit grey. It takes every second or
+ * fourth band for alpha. What comes out of here is the 8-bit form of the file, which then goes the usual way.
+ *
+ * It keeps its orientation: sharp 0.35.5 frees the profile that it is to keep when it turns a picture upright.
  */
-function inEightBits(plan: { bytes: Buffer; grey: boolean }, options: DecodeOptions): Promise<Buffer> {
-  const image = open(plan.bytes, options)
+function inEightBits(
+  plan: { bytes: Buffer; grey: boolean; extraBand: boolean },
+  options: DecodeOptions,
+): Promise<Buffer> {
+  const image = open(plan.bytes, options, { autoOrient: false })
     .keepIccProfile()
+    .keepExif()
     .toColourspace(plan.grey ? 'b-w' : 'srgb')
-  return image.removeAlpha().png({ compressionLevel: 0 }).toBuffer()
+  return (plan.extraBand ? image.removeAlpha() : image).png({ compressionLevel: 0 }).toBuffer()
 }
 
 /**
@@ -113,7 +132,10 @@ function inEightBits(plan: { bytes: Buffer; grey: boolean }, options: DecodeOpti
  *
  * @throws ImageError when they go well beyond 0 to 1, so that nobody can know what they mean
  */
-async function fromFloats(plan: { bytes: Buffer; grey: boolean }, options: DecodeOptions): Promise<Buffer> {
+async function fromFloats(
+  plan: { bytes: Buffer; grey: boolean; profile?: Buffer },
+  options: DecodeOptions,
+): Promise<Buffer> {
   const { size } = options
   const space = plan.grey ? 'srgb' : 'scrgb'
   const { data, info } = await open(plan.bytes, options, { ignoreIcc: true })
@@ -131,9 +153,20 @@ async function fromFloats(plan: { bytes: Buffer; grey: boolean }, options: Decod
     const alpha = info.channels === 4 ? (samples[pixel * 4 + 3] ?? 1) : 1
     return Math.min(1, Math.max(0, (samples[pixel * info.channels + band] ?? 0) * alpha + 1 - alpha))
   }
-  return Buffer.from(
-    Uint8Array.from({ length: size * size * 3 }, (_, i) => Math.round(255 * colour(Math.floor(i / 3), i % 3))),
+  if (plan.profile === undefined) {
+    return Buffer.from(
+      Uint8Array.from({ length: size * size * 3 }, (_, i) => Math.round(255 * colour(Math.floor(i / 3), i % 3))),
+    )
+  }
+  const bands = plan.grey ? 1 : 3
+  const deep = Uint16Array.from({ length: size * size * bands }, (_, i) =>
+    Math.round(65_535 * colour(Math.floor(i / bands), i % bands)),
   )
+  const png = await sharp(deep, { raw: { width: size, height: size, channels: bands } })
+    .toColourspace(plan.grey ? 'grey16' : 'rgb16')
+    .png()
+    .toBuffer()
+  return decodeImage(withProfile(png, plan.profile), ofModelSize(options))
 }
 
 /** Why a file became no pixels. Asked only then: reading a small photo's header by itself is a fifth of decoding it. */

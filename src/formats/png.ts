@@ -1,4 +1,4 @@
-import { crc32, inflateSync } from 'node:zlib'
+import { crc32, deflateSync, inflateSync } from 'node:zlib'
 import { exifOf, orientationOf } from './exif.ts'
 
 interface Chunk {
@@ -9,6 +9,15 @@ interface Chunk {
   data: Buffer
 }
 
+/** What a PNG is, as far as it decides how the file is decoded. */
+export interface Png {
+  /** The file, rewritten where libvips would overlook what it says. */
+  bytes: Buffer
+  /** 16 bits per sample and a colour profile. */
+  deepProfile: boolean
+  grey: boolean
+}
+
 const signatureLength = 8
 /** Most chunks that are looked at: pixels in pieces of 8 KiB are a gigabyte by then. */
 const mostChunks = 131_072
@@ -17,7 +26,7 @@ const mostText = 2 ** 19
 /** Most text chunks that are searched for EXIF. */
 const mostTexts = 2
 const code = (type: string) => Buffer.from(type, 'latin1').readUInt32BE()
-const lookedAt = new Set(['eXIf', 'IDAT'].map(code))
+const lookedAt = new Set(['eXIf', 'iCCP', 'IDAT'].map(code))
 const textCodes = new Set(['tEXt', 'zTXt', 'iTXt'].map(code))
 const idat = code('IDAT')
 
@@ -27,14 +36,15 @@ export function isPng(bytes: Buffer): boolean {
 
 /**
  * Read what a PNG says of orientation. libvips knows `eXIf` before the pixels. EXIF behind the pixels or as text is put there.
- *
- * @returns the same bytes where nothing is to be put elsewhere
  */
-export function readPng(bytes: Buffer): Buffer {
+export function readPng(bytes: Buffer): Png {
   const chunks = chunksOf(bytes)
+  const depth = bytes[24]
+  const colourType = bytes[25] ?? 0
+  const grey = colourType === 0 || colourType === 4
   const find = (type: string) => chunks.find((chunk) => chunk.type === type)
   const pixels = find('IDAT')
-  if (pixels === undefined) return bytes
+  if (pixels === undefined) return { bytes, deepProfile: false, grey }
 
   const dropped = new Set<Chunk>()
   const added: Buffer[] = []
@@ -45,12 +55,18 @@ export function readPng(bytes: Buffer): Buffer {
     if (exif) dropped.add(exif)
     added.push(chunkOf('eXIf', exifOf(orientation)))
   }
-  if (dropped.size === 0 && added.length === 0) return bytes
-  return rewritten(bytes, dropped, added)
+  const deepProfile = depth === 16 && find('iCCP') !== undefined
+  if (dropped.size === 0 && added.length === 0) return { bytes, deepProfile, grey }
+  return { bytes: rewritten(bytes, dropped, added), deepProfile, grey }
 }
 
 export function pngSize(bytes: Buffer): [width: number, height: number] | undefined {
   return bytes.length < 24 ? undefined : [bytes.readUInt32BE(16), bytes.readUInt32BE(20)]
+}
+
+/** A PNG with another profile. It must have none. */
+export function withProfile(png: Buffer, profile: Buffer): Buffer {
+  return rewritten(png, new Set(), [profileChunk(profile)])
 }
 
 /** The first chunk of each type looked at, and texts that may hold EXIF. Chunks that lie beyond the file end the list. */
@@ -121,6 +137,10 @@ function rewritten(bytes: Buffer, dropped: Set<Chunk>, added: Buffer[]): Buffer 
     from = end
   }
   return Buffer.concat([...parts, bytes.subarray(from)])
+}
+
+function profileChunk(profile: Buffer): Buffer {
+  return chunkOf('iCCP', Buffer.concat([Buffer.from('profile\0\0', 'latin1'), deflateSync(profile)]))
 }
 
 function chunkOf(type: string, data: Buffer): Buffer {
