@@ -42,6 +42,8 @@ type Plan =
   | { way: 'direct'; bytes: Buffer }
   /** By a PNG of 8 bits in the file's own colour space, without the last band where that is no alpha. */
   | { way: 'in 8 bits'; bytes: Buffer; grey: boolean; extraBand: boolean }
+  /** By a PNG of the model's size that has the given profile. */
+  | { way: 'with a profile'; bytes: Buffer; deep: boolean; profile: Buffer }
   /** From floating-point samples. */
   | { way: 'from floats'; bytes: Buffer; grey: boolean; profile?: Buffer }
 
@@ -61,6 +63,12 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
         return await toPixels(open(plan.bytes, options), options)
       case 'in 8 bits':
         return await toPixels(open(await inEightBits(plan, options), options), options)
+      case 'with a profile': {
+        const png = fitted(open(plan.bytes, options), options)
+          .toColourspace(plan.deep ? 'rgb16' : 'srgb')
+          .png()
+        return await decodeImage(withProfile(await png.toBuffer(), plan.profile), ofModelSize(options))
+      }
       case 'from floats':
         return await fromFloats(plan, options)
     }
@@ -83,7 +91,8 @@ function planOf(bytes: Buffer): Plan {
   }
   if (isGif(bytes)) return { way: 'direct', bytes: withTransparency(bytes) }
   if (hasBrands(bytes)) {
-    const { deep, hasProfile, bytes: file } = readAvif(bytes)
+    const { deep, hasProfile, profile, bytes: file } = readAvif(bytes)
+    if (profile) return { way: 'with a profile', bytes: file, deep, profile }
     if (deep && hasProfile) return { way: 'in 8 bits', bytes: file, grey: false, extraBand: false }
     return { way: 'direct', bytes: file }
   }
