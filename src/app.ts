@@ -11,6 +11,7 @@ import { addBodyParsers } from './http/bodies.ts'
 import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './http/contract.ts'
 import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './http/errors.ts'
 import { addSecurityHeaders } from './http/headers.ts'
+import { readUnreadBodies } from './http/unread-bodies.ts'
 import type { Inference } from './inference/inference.ts'
 import type { Metrics } from './observability/metrics.ts'
 import { logRequests } from './observability/request-log.ts'
@@ -65,6 +66,7 @@ export async function buildApp(options: {
     if (services.draining) reply.header('connection', 'close')
   })
   http.addHook('onClose', async () => apiKeys.close())
+  readUnreadBodies(http)
   addSecurityHeaders(http)
   identifyClients(http, apiKeys)
   logRequests(http, services)

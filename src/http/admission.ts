@@ -217,6 +217,11 @@ export function admissionHooks(services: Services): AdmissionHooks {
       const timings = Object.entries({ ...request.admission?.timings, total: reply.elapsedTime })
       reply.header('x-model', inference.info.model)
       reply.header('server-timing', timings.map(([step, ms]) => `${step};dur=${ms.toFixed(2)}`).join(', '))
+      if (!request.raw.complete) {
+        // What is still to come is thrown away; it needs no place in the queue.
+        request.admission?.abort(new Problem('malformed', 'answered before the body had arrived'))
+        request.admission?.end()
+      }
     },
     async onResponse(request) {
       request.admission?.end()

@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto'
 import { maxHeaderSize, STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { ConnectionError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { QueueFullError } from '../inference/inference.ts'
 import type { Services } from '../services.ts'
 import { type Contract, methodsOf } from './contract.ts'
 import { securityHeaders } from './headers.ts'
 import { ClientGone, Problem, toProblem } from './problem.ts'
+import { discardPacket, holdOpen, isDiscarding } from './unread-bodies.ts'
 
 /** Every failure becomes `application/problem+json`, a count and, where it is the server's fault, a line in the log. */
 export function addErrorHandling(http: FastifyInstance, services: Services): void {
@@ -18,8 +19,10 @@ export function addErrorHandling(http: FastifyInstance, services: Services): voi
   // Swagger UI's files that are not there.
   http.setNotFoundHandler((request, reply) => refuseUnknown(request, reply, services.contract))
   http.setErrorHandler((error, request, reply) => {
-    // Fastify would close the connection under a client that is still sending; admission reads the rest instead.
-    if (!services.draining) reply.removeHeader('connection')
+    // Fastify would close the connection of a client that is still sending; what is left of its body is read instead.
+    if (reply.hasHeader('connection') && !services.draining) {
+      reply.header('connection', reply.raw.shouldKeepAlive ? 'keep-alive' : 'close')
+    }
     if (error instanceof ClientGone) {
       services.metrics.error('client-gone')
       return reply.code(499).send()
@@ -69,12 +72,22 @@ export function answerFrameworkError(error: Error, request: FastifyRequest, repl
     .header('x-request-id', request.id)
     .code(problem.status)
     .type('application/problem+json')
-  reply.send(JSON.stringify(problem.body(request.id)))
+  reply.send(holdOpen(request, reply, JSON.stringify(problem.body(request.id))))
 }
 
 /** Answers bytes that are no HTTP, for which there is no request yet. */
-export function answerBrokenRequest(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+export function answerBrokenRequest(error: ConnectionError, socket: Socket): void {
+  // Fastify's type has the packet as JSON would write it.
+  const packet = error.rawPacket as unknown as Buffer | undefined
+  // Node reports every packet that follows the broken one.
+  if (isDiscarding(socket)) {
+    discardPacket(socket, packet)
+    return
+  }
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy()
+    return
+  }
   const id = randomUUID()
   const problem = brokenRequest(error)
   const body = JSON.stringify(problem.body(id))
@@ -90,6 +103,7 @@ export function answerBrokenRequest(error: Error & { code?: string }, socket: So
       body,
     ].join('\r\n'),
   )
+  discardPacket(socket, packet)
 }
 
 function brokenRequest(error: Error & { code?: string }): Problem {
