@@ -8,6 +8,7 @@ import { ApiKeys } from './access/api-keys.ts'
 import type { Config } from './config.ts'
 import { InflightBytes } from './http/admission.ts'
 import { addBodyParsers } from './http/bodies.ts'
+import { boundClosing, closeConnections } from './http/connections.ts'
 import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './http/contract.ts'
 import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './http/errors.ts'
 import { addSecurityHeaders } from './http/headers.ts'
@@ -61,10 +62,9 @@ export async function buildApp(options: {
   http.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
   })
-  http.addHook('onSend', async (_, reply) => {
-    // A connection that is kept would hold up the end until it times out.
-    if (services.draining) reply.header('connection', 'close')
-  })
+  closeConnections(http, () => services.draining)
+  // A request's deadline, and time to read on where it was missed.
+  boundClosing(http, config.requestTimeout + 5)
   http.addHook('onClose', async () => apiKeys.close())
   readUnreadBodies(http)
   addSecurityHeaders(http)
