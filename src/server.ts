@@ -1,7 +1,6 @@
 import './formats/thread-pool.ts'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import closeWithGrace from 'close-with-grace'
 import { CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
@@ -9,6 +8,7 @@ import { type Config, readConfig } from './config.ts'
 import { Inference } from './inference/inference.ts'
 import { createLog, toggleDebug } from './observability/log.ts'
 import { Metrics } from './observability/metrics.ts'
+import { endGracefully } from './shutdown.ts'
 
 await main()
 
@@ -58,12 +58,11 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
   })
   log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
 
-  // SIGUSR2 is the log's.
-  closeWithGrace({ delay: false, logger: log, skip: ['SIGUSR2'] }, async ({ signal, err }) => {
+  endGracefully(log, async (cause) => {
     services.draining = true
-    if (err) log.fatal({ err }, 'the server has to end')
+    if ('error' in cause) log.fatal({ err: cause.error }, 'the server has to end')
     else {
-      log.info({ signal, drainDelay: config.drainDelay }, 'draining')
+      log.info({ signal: cause.signal, drainDelay: config.drainDelay }, 'draining')
       await sleep(config.drainDelay * 1000)
     }
     await http.close()
