@@ -77,7 +77,7 @@ export async function buildApp(options: {
   }
   if (config.corsOrigins !== undefined) await allowOrigins(http, config.corsOrigins)
   addErrorHandling(http, services)
-  await addBodyParsers(http)
+  addBodyParsers(http)
   http.setValidatorCompiler(validatorCompiler(contract))
   http.setSchemaErrorFormatter(describeSchemaErrors)
   // The contract's schemas check answers in the tests; here they would only coerce them in silence.

@@ -207,8 +207,7 @@ export function admissionHooks(services: Services): AdmissionHooks {
       })
     },
     async preParsing(request, _reply, payload) {
-      // The multipart plugin reads the connection itself; `readParts` counts what it hears.
-      return isOfType(request, 'multipart/form-data') ? payload : new CountedBody(payload, request.admission)
+      return new CountedBody(payload, request.admission)
     },
     async preHandler(request) {
       request.admission.begin()

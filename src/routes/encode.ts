@@ -4,6 +4,7 @@ import { decodeImage, ImageError } from '../formats/decode-image.ts'
 import { type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
 import type { Admission } from '../http/admission.ts'
+import type { Part } from '../http/multipart.ts'
 import type { components, operations } from '../http/openapi.d.ts'
 import { Problem, type ProblemKind } from '../http/problem.ts'
 import type { Services } from '../services.ts'
@@ -11,6 +12,15 @@ import { isOfType, negotiate, withArray } from './shared.ts'
 
 type Query = NonNullable<operations['encode']['parameters']['query']>
 type Answer = components['schemas']['Tokens']
+
+/** A raw image, base64 strings of a JSON body, or parts of a form. */
+type Body = Buffer | { images: (string | Part)[] }
+
+interface File {
+  bytes: Buffer
+  /** What errors call it. */
+  name: string
+}
 
 const problemOf: Record<ImageError['reason'], ProblemKind> = {
   undecodable: 'undecodable-image',
@@ -24,14 +34,18 @@ export function encode(services: Services): RouteHandlerMethod {
   const { info } = inference
 
   /** Image files of the request, in order. Room for all is made before any is read. */
-  function filesOf(body: Buffer | { images: (Buffer | string)[] }, admission: Admission): Buffer[] {
-    if (Buffer.isBuffer(body)) return [body]
+  function filesOf(body: Body, admission: Admission): File[] {
+    if (Buffer.isBuffer(body)) return [{ bytes: body, name: 'image 0' }]
     admission.admit(body.images.length)
-    return body.images.map((image, item) => (typeof image === 'string' ? fromBase64(image, item) : image))
+    return body.images.map((image, item) => {
+      if (typeof image === 'string') return { bytes: fromBase64(image, item), name: `image ${item}` }
+      const field = image.isFile ? '' : ` (form field ${JSON.stringify(image.field)}, sent without a file name)`
+      return { bytes: image.bytes, name: `image ${item}${field}` }
+    })
   }
 
   /** One image to the pixels the model takes. */
-  async function pixelsOf(bytes: Buffer, item: number, request: FastifyRequest): Promise<Uint8Array> {
+  async function pixelsOf({ bytes, name }: File, item: number, request: FastifyRequest): Promise<Uint8Array> {
     request.admission.signal.throwIfAborted()
     const start = performance.now()
     try {
@@ -41,7 +55,7 @@ export function encode(services: Services): RouteHandlerMethod {
       })
     } catch (error) {
       if (!(error instanceof ImageError)) throw error
-      throw new Problem(problemOf[error.reason], `image ${item} ${error.message}`, { item }, error)
+      throw new Problem(problemOf[error.reason], `${name} ${error.message}`, { item }, error)
     } finally {
       const preprocess = performance.now() - start
       request.admission.time({ preprocess })
@@ -68,10 +82,10 @@ export function encode(services: Services): RouteHandlerMethod {
       admission.admit(images.length)
       rows = await admission.each(images, toTokens)
     } else {
-      const files = filesOf(request.body as Buffer | { images: (Buffer | string)[] }, admission)
+      const files = filesOf(request.body as Body, admission)
       // No more than run anyway, so that requests take turns at the pool.
       const inTurn = pLimit(poolSize)
-      rows = await admission.each(files, (bytes, item) => toTokens(inTurn(() => pixelsOf(bytes, item, request))))
+      rows = await admission.each(files, (file, item) => toTokens(inTurn(() => pixelsOf(file, item, request))))
     }
 
     reply.type(type)

@@ -2,7 +2,6 @@ import type { onRequestAsyncHookHandler, RouteHandlerMethod, RouteShorthandOptio
 import { requireKey, requireMediaType } from '../access/access.ts'
 import type { Guardable } from '../config.ts'
 import { admissionHooks } from '../http/admission.ts'
-import { readParts } from '../http/bodies.ts'
 import { type OperationId, rulesOf } from '../http/contract.ts'
 import type { Services } from '../services.ts'
 import { codebook } from './codebook.ts'
@@ -45,7 +44,7 @@ export function routes(
   }
 
   return {
-    encode: { ...working('encode', encode(services)), preValidation: readParts },
+    encode: working('encode', encode(services)),
     decode: working('decode', decode(services)),
     info: reading('info', info(services)),
     codebook: reading('codebook', codebook(services)),
