@@ -1,5 +1,4 @@
 import type { FastifyRequest } from 'fastify'
-import { type NpyArray, NpyError, parseNpy } from '../formats/npy.ts'
 import { Problem } from '../http/problem.ts'
 
 /**
@@ -8,26 +7,16 @@ import { Problem } from '../http/problem.ts'
  * @throws Problem 406
  */
 export function negotiate<T extends string>(request: FastifyRequest, offered: T[]): T {
-  const type = request.accepts().type(offered)
+  // A range with parameters matches only a type that has the same (RFC 9110, 12.5.1), so they are compared in full.
+  const full = offered.map((type) => (type === 'application/json' ? `${type}; charset=utf-8` : type))
+  const type = request.accepts().type(full)
   if (typeof type !== 'string') {
-    throw new Problem(
-      'not-acceptable',
-      `Accept has to allow ${offered.join(' or ')}, not ${request.headers.accept} alone`,
-    )
+    throw new Problem('not-acceptable', `Accept must allow ${offered.join(' or ')}, not only ${request.headers.accept}`)
   }
-  return type as T
+  return offered[full.indexOf(type)] as T
 }
 
 /** Whether the body is of this type, whatever its parameters. */
 export function isOfType(request: FastifyRequest, type: string): boolean {
   return request.headers['content-type']?.split(';')[0]?.trim().toLowerCase() === type
-}
-
-/** Does `read` with the body as an array. What is wrong with the array is the client's fault. */
-export function withArray<T>(body: Buffer, read: (array: NpyArray) => T): T {
-  try {
-    return read(parseNpy(body))
-  } catch (error) {
-    throw error instanceof NpyError ? new Problem('malformed', error.message, {}, error) : error
-  }
 }

@@ -226,3 +226,32 @@ test('answers that nobody can give', async () => {
   }
   await encode(formOf(photos), { accept: 'application/x-npy;q=0.2, application/*;q=0.8' })
 })
+
+test('media types in Accept match with their parameters', async () => {
+  const image = photos[0] as Buffer<ArrayBuffer>
+  const answered = async (accept: string) => {
+    const answer = await post(image, { 'content-type': 'image/webp', accept }, '?length=1')
+    return answer.status === 200 ? answer.headers.get('content-type') : answer.status
+  }
+  const json = 'application/json; charset=utf-8'
+  const npy = 'application/x-npy'
+  const cases: [string, string | number][] = [
+    ['application/json; charset=utf-8', json],
+    ['APPLICATION/JSON;Charset="UTF-8"', json],
+    ['application/json;charset=utf-8;q=0.5, application/x-npy;q=0.4', json],
+    ['application/json;charset=utf-8;q=0.4, application/x-npy;q=0.5', npy],
+    ['application/json;charset=iso-8859-1', 406],
+    ['application/json;version=2', 406],
+    ['application/json;version=2, */*;q=0.1', json],
+    ['application/json;version=2, application/x-npy;q=0.1', npy],
+    ['application/json;note="a, b; c", application/x-npy', npy],
+    // The more specific range counts.
+    ['application/json;charset=utf-8;q=0, application/*', npy],
+    ['application/json;q=0, */*', npy],
+    ['*/*', json],
+    ['', json],
+    ['text/html, */*;q=0.8', json],
+    ['image/png', 406],
+  ]
+  for (const [accept, expected] of cases) assert.equal(await answered(accept), expected, accept)
+})
