@@ -15,7 +15,10 @@ test('files written by numpy are read', () => {
 test('the same tokens are read from every integer type and format version', () => {
   const expected = integers(load('tokens-uint16'))
   assert.equal(expected.length, 256)
-  assert.deepEqual(integers(load('tokens-version-2')), expected)
+  for (const name of ['tokens-version-2', 'tokens-big-endian', 'tokens-fortran-order']) {
+    assert.deepEqual(load(name).shape, [2, 128])
+    assert.deepEqual(integers(load(name)), expected, name)
+  }
   assert.deepEqual(integers(load('tokens-int64-1d')), expected.slice(0, 128))
   assert.deepEqual(integers(load('tokens-int32-32-columns')), [...expected.slice(0, 32), ...expected.slice(128, 160)])
   assert.ok(integers(load('tokens-negative')).includes(-1))
@@ -23,8 +26,6 @@ test('the same tokens are read from every integer type and format version', () =
 
 test('what would be misread is refused', () => {
   const refused: [string, RegExp][] = [
-    ['tokens-big-endian', /big-endian/],
-    ['tokens-fortran-order', /Fortran/],
     ['tokens-object', /Python objects/],
     ['tokens-truncated', /announces 512 bytes of data and 412 follow/],
   ]
@@ -36,6 +37,70 @@ test('what would be misread is refused', () => {
     assert.throws(() => parseNpy(whole.subarray(0, length)), NpyError, `${length} bytes`)
   }
   assert.throws(() => parseNpy(Buffer.concat([whole, Buffer.alloc(1)])), NpyError)
+})
+
+/** A file with this header, before so much data. */
+function withHeader(header: string, data: Buffer): Buffer {
+  const head = Buffer.from('\x93NUMPY\x01\0\0\0', 'latin1')
+  head.writeUInt16LE(header.length, 8)
+  return Buffer.concat([head, Buffer.from(header, 'latin1'), data])
+}
+
+test('headers are read as Python writes dictionaries, whoever wrote them', () => {
+  const data = Buffer.from(Uint16Array.from([0, 1, 2, 3, 4, 5, 6, 4095]).buffer)
+  const headers = [
+    "{'shape': (8,), 'descr': '<u2', 'fortran_order': False}",
+    "{'descr': '<u2', 'fortran_order': True, 'shape': (8,), }\n",
+    '{"descr": "<u2", "fortran_order": False, "shape": (8,)}',
+    "  {'descr':'<u2','fortran_order':False,'shape':(8,),}   \n",
+    "{ 'descr' : '<u2' ,\n 'fortran_order' : False ,\n 'shape' : ( 8 , ) }",
+    "{u'descr': u'<u2', 'fortran_order': False, 'shape': (8L,)}",
+    "{'descr': 'uint16', 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': '=u2', 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': '<H', 'fortran_order': False, 'shape': (8,)}",
+  ]
+  for (const header of headers) {
+    const array = parseNpy(withHeader(header, data))
+    assert.deepEqual(array.shape, [8], header)
+    assert.deepEqual(integers(array), [0, 1, 2, 3, 4, 5, 6, 4095], header)
+  }
+  const refused = [
+    "{'descr': '<u2', 'fortran_order': False, 'shape': (8)}",
+    "{'descr': '<u2', 'fortran_order': False, 'shape': [8]}",
+    "{'descr': '<u2', 'fortran_order': False, 'shape': (,8)}",
+    "{'descr': '<u2', 'fortran_order': 'False', 'shape': (8,)}",
+    "{'descr': '<u2', 'fortran_order': False}",
+    "{'descr': '<u2', 'fortran_order': False, 'shape': (8,), 'x': (8,)}",
+    "{'descr': '<u2', 'descr': '>u2', 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': [('a', '<u2')], 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': '<U4', 'fortran_order': False, 'shape': (1,)}",
+    "{'descr': '<u2' 'fortran_order': False, 'shape': (8,)}",
+    '',
+  ]
+  for (const header of refused) {
+    const message = /does not describe a plain array/
+    assert.throws(() => parseNpy(withHeader(header, data)), { constructor: NpyError, message }, header)
+  }
+})
+
+test('an array in Fortran order is the same array', () => {
+  const shape = [2, 3, 4, 3]
+  const count = shape.reduce((a, b) => a * b)
+  for (const width of [1, 2, 4, 8]) {
+    const [inC, inFortran] = [Buffer.alloc(count * width), Buffer.alloc(count * width)]
+    for (let i = 0; i < count; i++) {
+      // The index of each axis, from the place in C order.
+      const [a, b, c, d] = [Math.floor(i / 36), Math.floor(i / 12) % 3, Math.floor(i / 3) % 4, i % 3]
+      const at = a + 2 * (b + 3 * (c + 4 * d))
+      inC.writeUInt8(i, i * width)
+      inFortran.writeUInt8(i, at * width)
+    }
+    const header = (fortran: string) => `{'descr': '<u${width}', 'fortran_order': ${fortran}, 'shape': (2, 3, 4, 3)}`
+    const array = parseNpy(withHeader(header('True'), inFortran))
+    assert.deepEqual(array.shape, shape)
+    assert.deepEqual(array.data, inC)
+    assert.deepEqual(parseNpy(withHeader(header('False'), inC)).data, inC)
+  }
 })
 
 /** A file whose header says this, with as many bytes of data. */
