@@ -70,16 +70,3 @@ export async function allowOrigins(http: FastifyInstance, origins: string[]): Pr
     strictPreflight: false,
   })
 }
-
-/** Refuses a body of a type that the contract does not name for the operation, before it is read. */
-export function requireMediaType(takes: string[]): onRequestAsyncHookHandler {
-  return async ({ headers }) => {
-    const type = headers['content-type']?.split(';')[0]?.trim().toLowerCase()
-    const encoding = headers['content-encoding'] ?? 'identity'
-    if (encoding !== 'identity') throw new Problem('unsupported-type', `bodies encoded as ${encoding} are not taken`)
-    if (type === undefined || !takes.includes(type)) {
-      const found = type === undefined ? 'the request has no Content-Type' : `${type} is not taken here`
-      throw new Problem('unsupported-type', `${found}; ${takes.join(', ')} are`)
-    }
-  }
-}

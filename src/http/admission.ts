@@ -7,8 +7,8 @@ import type {
   preParsingAsyncHookHandler,
 } from 'fastify'
 import type { Reservation } from '../inference/inference.ts'
-import { isOfType } from '../routes/shared.ts'
 import type { Services } from '../services.ts'
+import { mediaTypeOf } from './media-types.ts'
 import { ClientGone, Problem } from './problem.ts'
 
 declare module 'fastify' {
@@ -195,7 +195,7 @@ export function admissionHooks(services: Services): AdmissionHooks {
 
   return {
     async onRequest(request, reply) {
-      const limit = isOfType(request, 'application/json') ? config.jsonBodyLimit : config.bodyLimit
+      const limit = mediaTypeOf(request) === 'application/json' ? config.jsonBodyLimit : config.bodyLimit
       if (Number(request.headers['content-length']) > limit) {
         throw new Problem('too-many-bytes', `the body is larger than ${limit} bytes`)
       }

@@ -1,5 +1,5 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { withArray } from '../routes/shared.ts'
+import { type NpyArray, NpyError, parseNpy } from '../formats/npy.ts'
 import { MultipartError, splitParts } from './multipart.ts'
 import { Problem } from './problem.ts'
 
@@ -16,15 +16,19 @@ export function addBodyParsers(http: FastifyInstance): void {
     }
     return parseJson(request, text, done)
   })
-  http.addContentTypeParser(/^image\//, { parseAs: 'buffer' }, async (_: FastifyRequest, bytes: Buffer) => bytes)
+  const asBytes = async (_: FastifyRequest, bytes: Buffer) => bytes
+  http.addContentTypeParser(/^(image\/|application\/octet-stream)/, { parseAs: 'buffer' }, asBytes)
   http.addContentTypeParser(
     'application/x-npy',
     { parseAs: 'buffer' },
-    async (request: FastifyRequest, bytes: Buffer) => {
-      // Room for as many items as the header announces, before any is read. One dimension is one sequence.
-      withArray(bytes, ({ shape: [first = 1, ...rest] }) => rest.length > 0 && request.admission.admit(first))
-      return bytes
-    },
+    async (request: FastifyRequest, bytes: Buffer): Promise<NpyArray> =>
+      withArrayErrors(() => {
+        const array = parseNpy(bytes)
+        // Room for as many items as the header announces, before any is read. One dimension is one sequence.
+        const [first = 1, ...rest] = array.shape
+        if (rest.length > 0) request.admission.admit(first)
+        return array
+      }),
   )
   http.addContentTypeParser(
     'multipart/form-data',
@@ -39,6 +43,20 @@ export function addBodyParsers(http: FastifyInstance): void {
       }
     },
   )
+}
+
+/** Does `read`. What is wrong with an array is the fault of whoever sent it. */
+export function withArrayErrors<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw error instanceof NpyError ? new Problem('malformed', error.message, {}, error) : error
+  }
+}
+
+/** Whether a body is an array: those of JSON and forms have names of their own. */
+export function isArray(body: object): body is NpyArray {
+  return 'dtype' in body
 }
 
 /** Whether brackets nest deeper than `most`. Stops at the first that do, and where a string has no end. */

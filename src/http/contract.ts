@@ -47,7 +47,13 @@ export function operationsOf({ document }: Contract): ContractRoute[] {
       const query = Object.fromEntries(parameters.filter((p) => p.in === 'query').map((p) => [p.name, p.schema]))
       const content = Object.entries(requestBody?.content ?? {}).filter(([, { schema }]) => schema !== undefined)
       const schema = {
-        querystring: { type: 'object', properties: query },
+        // A parameter that is miswritten must not be ignored where it would change the answer. Probes and scrapers may add
+        // what they like to paths that have no parameters.
+        querystring: {
+          type: 'object',
+          properties: query,
+          ...(parameters.length > 0 && { additionalProperties: false }),
+        },
         ...(content.length > 0 && { body: { content: Object.fromEntries(content) } }),
       }
       return { id, method: method.toUpperCase(), url, schema }
@@ -78,7 +84,13 @@ export function validatorCompiler({ document }: Contract): FastifySchemaCompiler
   // The whole document goes in, for its references; its own keys are no keywords of a schema.
   const bodies = new Ajv({ ...strict, keywords: Object.keys(document) })
   // Strict numbers would hold no bound against infinity, which 1e400 is coerced to.
-  const queries = new Ajv({ coerceTypes: true, removeAdditional: false, useDefaults: true, strictNumbers: false })
+  const queries = new Ajv({
+    coerceTypes: true,
+    removeAdditional: false,
+    useDefaults: true,
+    strictNumbers: false,
+    verbose: true,
+  })
   bodies.addSchema(document, 'openapi.yaml')
   return ({ schema, httpPart }) => {
     if (httpPart === 'querystring') return queries.compile(schema)
@@ -91,12 +103,37 @@ export const describeSchemaErrors: NonNullable<RouteShorthandOptions['schemaErro
   const found = (errors as ErrorObject[]).reduce((a, b) => (depth(b) > depth(a) ? b : a))
   const steps = found.instancePath.split('/').slice(1)
   const place = steps.map((step) => (/^\d+$/.test(step) ? `[${step}]` : `.${step}`)).join('')
+  if (part === 'querystring' && found.keyword === 'additionalProperties') return unknownParameter(found)
   const extra = found.keyword === 'additionalProperties' ? `: ${found.params.additionalProperty}` : ''
   const [item, position] = steps.filter((step) => /^\d+$/.test(step)).map(Number)
   return new Problem('malformed', `${part === 'querystring' ? 'query' : part}${place} ${found.message}${extra}`, {
     ...(item !== undefined && { item }),
     ...(position !== undefined && { position }),
   })
+}
+
+/** Names the parameter, and the one that was probably meant. */
+function unknownParameter({ params, parentSchema }: ErrorObject): Problem {
+  const name = String(params.additionalProperty)
+  const known = Object.keys(parentSchema?.properties ?? {})
+  const meant = known.find((other) => distance(name.toLowerCase(), other) <= 2)
+  const hint = meant === undefined ? `this path takes ${known.join(', ')}` : `did you mean ${meant}?`
+  return new Problem('malformed', `there is no query parameter ${JSON.stringify(name.slice(0, 64))}; ${hint}`)
+}
+
+/** Letters to insert, remove or replace to make one word of another; more than three where they differ far in length. */
+function distance(a: string, b: string): number {
+  if (Math.abs(a.length - b.length) > 3) return 4
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = (row[j - 1] as number) + Number(a[i - 1] !== b[j - 1])
+      next.push(Math.min(replaced, (row[j] as number) + 1, (next[j - 1] as number) + 1))
+    }
+    row = next
+  }
+  return row[b.length] as number
 }
 
 function depth(error: ErrorObject): number {

@@ -429,6 +429,8 @@ export interface operations {
                 "image/avif": unknown;
                 "image/gif": unknown;
                 "image/tiff": unknown;
+                "image/*": unknown;
+                "application/octet-stream": unknown;
                 /**
                  * @example {
                  *       "images": [

@@ -3,10 +3,11 @@ import pLimit from 'p-limit'
 import { encodeImage, type ImageFormat } from '../formats/encode-image.ts'
 import { integers, type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
+import { isArray, withArrayErrors } from '../http/bodies.ts'
 import type { components, operations } from '../http/openapi.d.ts'
 import { Problem } from '../http/problem.ts'
 import type { Services } from '../services.ts'
-import { isOfType, negotiate, withArray } from './shared.ts'
+import { negotiate } from './shared.ts'
 
 type Query = NonNullable<operations['decode']['parameters']['query']>
 type Body = components['schemas']['Sequences']
@@ -52,9 +53,8 @@ export function decode(services: Services): RouteHandlerMethod {
     if (model !== undefined && model !== info.model) {
       throw new Problem('other-model', `the tokens are of model ${model}; this server's is ${info.model}`)
     }
-    const sequences = isOfType(request, 'application/x-npy')
-      ? withArray(request.body as Buffer, sequencesOf)
-      : sequencesIn(request.body as Body)
+    const body = request.body as Body | NpyArray
+    const sequences = isArray(body) ? withArrayErrors(() => sequencesOf(body)) : sequencesIn(body)
     const { rows, batch } = sequences
     admission.admit(rows.length)
     check(sequences)

@@ -4,17 +4,18 @@ import { decodeImage, ImageError } from '../formats/decode-image.ts'
 import { type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
 import type { Admission } from '../http/admission.ts'
+import { isArray, withArrayErrors } from '../http/bodies.ts'
 import type { Part } from '../http/multipart.ts'
 import type { components, operations } from '../http/openapi.d.ts'
 import { Problem, type ProblemKind } from '../http/problem.ts'
 import type { Services } from '../services.ts'
-import { isOfType, negotiate, withArray } from './shared.ts'
+import { negotiate } from './shared.ts'
 
 type Query = NonNullable<operations['encode']['parameters']['query']>
 type Answer = components['schemas']['Tokens']
 
-/** A raw image, base64 strings of a JSON body, or parts of a form. */
-type Body = Buffer | { images: (string | Part)[] }
+/** A raw image, an array of images, base64 strings of a JSON body, or parts of a form. */
+type Body = Buffer | NpyArray | { images: (string | Part)[] }
 
 interface File {
   bytes: Buffer
@@ -34,7 +35,7 @@ export function encode(services: Services): RouteHandlerMethod {
   const { info } = inference
 
   /** Image files of the request, in order. Room for all is made before any is read. */
-  function filesOf(body: Body, admission: Admission): File[] {
+  function filesOf(body: Exclude<Body, NpyArray>, admission: Admission): File[] {
     if (Buffer.isBuffer(body)) return [{ bytes: body, name: 'image 0' }]
     admission.admit(body.images.length)
     return body.images.map((image, item) => {
@@ -77,12 +78,13 @@ export function encode(services: Services): RouteHandlerMethod {
       return tokens
     }
     let rows: Uint16Array[]
-    if (isOfType(request, 'application/x-npy')) {
-      const images = withArray(request.body as Buffer, (array) => imagesOf(array, info.imageSize))
+    const body = request.body as Body
+    if (isArray(body)) {
+      const images = withArrayErrors(() => imagesOf(body, info.imageSize))
       admission.admit(images.length)
       rows = await admission.each(images, toTokens)
     } else {
-      const files = filesOf(request.body as Body, admission)
+      const files = filesOf(body, admission)
       // No more than run anyway, so that requests take turns at the pool.
       const inTurn = pLimit(poolSize)
       rows = await admission.each(files, (file, item) => toTokens(inTurn(() => pixelsOf(file, item, request))))
@@ -112,12 +114,17 @@ function imagesOf(array: NpyArray, size: number): Uint8Array[] {
   return Array.from({ length: count }, (_, i) => array.data.subarray(i * bytesEach, (i + 1) * bytesEach))
 }
 
-/** Buffer skips what is no base64, which shows in the length of what it read. */
+/** An image of a JSON body: base64, also in lines and also as a data URL. */
 function fromBase64(text: string, item: number): Buffer {
-  const bytes = Buffer.from(text, 'base64')
-  const digits = text.length - (text.endsWith('==') ? 2 : text.endsWith('=') ? 1 : 0)
-  if (text.length % 4 !== 0 || bytes.length !== Math.floor((digits * 3) / 4)) {
-    throw new Problem('malformed', `image ${item} is not base64`, { item })
+  const refuse = (reason: string): never => {
+    throw new Problem('malformed', `image ${item} ${reason}`, { item })
   }
+  const [prefix = '', encoding = ''] = /^data:[^,]{0,200}?(;base64)?,/i.exec(text.slice(0, 250)) ?? []
+  if (prefix !== '' && encoding === '') refuse('is a data URL that is not base64')
+  const digits = text.slice(prefix.length).replaceAll(/[ \t\r\n]+/g, '')
+  const bytes = Buffer.from(digits, 'base64')
+  // Buffer skips what is no base64, which shows in the length of what it read.
+  const count = digits.length - (digits.endsWith('==') ? 2 : digits.endsWith('=') ? 1 : 0)
+  if (digits.length % 4 !== 0 || bytes.length !== Math.floor((count * 3) / 4)) refuse('is not base64')
   return bytes
 }

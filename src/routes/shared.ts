@@ -15,8 +15,3 @@ export function negotiate<T extends string>(request: FastifyRequest, offered: T[
   }
   return offered[full.indexOf(type)] as T
 }
-
-/** Whether the body is of this type, whatever its parameters. */
-export function isOfType(request: FastifyRequest, type: string): boolean {
-  return request.headers['content-type']?.split(';')[0]?.trim().toLowerCase() === type
-}
