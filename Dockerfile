@@ -9,8 +9,8 @@ WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 # No install scripts: the image has Node already, sharp and ONNX Runtime for the CPU come inside their packages.
 # Of ONNX Runtime's binaries for six platforms the image keeps its own.
-RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
-  && rm -r node_modules/node \
+RUN npm ci --omit=dev --no-audit --no-fund \
+  && rm -r node_modules/node-linux-* node_modules/.bin/node \
   && find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 ! -path "*/linux/$(node -p process.arch)" \
     -exec rm -r {} +
 
