@@ -17,7 +17,7 @@ async function main(): Promise<void> {
   let inference: Inference | undefined
   try {
     const config = readConfig(process.argv.slice(2), process.env)
-    const log = createLog(config.logLevel)
+    const log = createLog({ level: config.logLevel, format: config.logFormat })
     process.on('SIGUSR2', () => toggleDebug(log, config.logLevel))
     const metrics = new Metrics()
     inference = await Inference.start({
