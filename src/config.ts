@@ -1,6 +1,5 @@
 import { isIP } from 'node:net'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { isApiKey } from './access/api-keys.ts'
 
 /** What is open to everyone unless a setting closes it. */
 export type Guardable = 'health' | 'metrics'
@@ -329,6 +328,11 @@ function onOrOff(text: string): boolean {
 function nonEmpty(text: string): string {
   if (text === '') throw new InvalidArgumentError('It must not be empty.')
   return text
+}
+
+/** Whether a text can be sent in a header unchanged. */
+export function isApiKey(text: string): boolean {
+  return /^[\x21-\x7e]+$/.test(text)
 }
 
 function apiKey(text: string): string {

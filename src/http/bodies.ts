@@ -1,12 +1,13 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { type NpyArray, NpyError, parseNpy } from '../formats/npy.ts'
+import { admissionOf } from './admission.ts'
 import { MultipartError, splitParts } from './multipart.ts'
 import { Problem } from './problem.ts'
 
-// The contract nests three deep; a little deeper, its schemas say where the fault is. Far deeper, parsing takes seconds.
+// The contract nests three deep. Up to this depth its schemas report the fault; far beyond it, parsing takes seconds.
 const DEEPEST_JSON = 16
 
-/** Every body of the contract, none besides: a type without a schema would pass unchecked. */
+/** Parsers for exactly the bodies of the contract: another type would skip validation. */
 export function addBodyParsers(http: FastifyInstance): void {
   http.removeAllContentTypeParsers()
   const parseJson = http.getDefaultJsonParser('error', 'error')
@@ -24,9 +25,9 @@ export function addBodyParsers(http: FastifyInstance): void {
     async (request: FastifyRequest, bytes: Buffer): Promise<NpyArray> =>
       withArrayErrors(() => {
         const array = parseNpy(bytes)
-        // Room for as many items as the header announces, before any is read. One dimension is one sequence.
+        // Admits as many items as the header announces before any is read. One dimension is one sequence.
         const [first = 1, ...rest] = array.shape
-        if (rest.length > 0) request.admission.admit(first)
+        if (rest.length > 0) admissionOf(request).admit(first)
         return array
       }),
   )
@@ -36,7 +37,7 @@ export function addBodyParsers(http: FastifyInstance): void {
     async (request: FastifyRequest, bytes: Buffer) => {
       try {
         const type = request.headers['content-type'] as string
-        return { images: splitParts(type, bytes, (count) => request.admission.admit(count)) }
+        return { images: splitParts(type, bytes, (count) => admissionOf(request).admit(count)) }
       } catch (error) {
         if (!(error instanceof MultipartError)) throw error
         throw new Problem('malformed', `the multipart body is malformed: ${error.message}`, {}, error)
@@ -45,7 +46,7 @@ export function addBodyParsers(http: FastifyInstance): void {
   )
 }
 
-/** Does `read`. What is wrong with an array is the fault of whoever sent it. */
+/** Runs `read`; an array that it cannot use makes the request malformed. */
 export function withArrayErrors<T>(read: () => T): T {
   try {
     return read()
@@ -54,12 +55,12 @@ export function withArrayErrors<T>(read: () => T): T {
   }
 }
 
-/** Whether a body is an array: those of JSON and forms have names of their own. */
+/** Whether a parsed body is a NumPy array. */
 export function isArray(body: object): body is NpyArray {
   return 'dtype' in body
 }
 
-/** Whether brackets nest deeper than `most`. Stops at the first that do, and where a string has no end. */
+/** Whether brackets nest deeper than `most`. Stops at the first that do, or at a string that does not end. */
 function isNestedDeeper(text: string, most: number): boolean {
   let depth = 0
   for (let at = 0; at < text.length; at++) {
@@ -79,7 +80,7 @@ function isNestedDeeper(text: string, most: number): boolean {
   return false
 }
 
-/** Where the string that begins at `start` ends; the text's end where it does not. */
+/** Where the string that begins at `start` ends, or the end of the text. */
 function endOfString(text: string, start: number): number {
   let end = start
   let backslashes: number

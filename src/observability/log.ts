@@ -33,11 +33,11 @@ function textOf({ time, level, msg, pid, hostname, ...fields }: Record<string, u
   // A command to paste stands alone.
   if (message.startsWith('try: ')) return `\n    ${message.slice('try: '.length)}\n\n`
   const clock = new Date(Number(time)).toLocaleTimeString('en-GB')
-  const rest = Object.entries(fields).map(([name, value]) => ` ${name}=${valueOf(value)}`)
+  const rest = Object.entries(fields).map(([name, value]) => ` ${name}=${shown(value)}`)
   return `${clock} ${pino.levels.labels[Number(level)]?.padEnd(5)} ${message}${rest.join('')}\n`
 }
 
-function valueOf(value: unknown): string {
+function shown(value: unknown): string {
   if (value instanceof Object && 'message' in value) return JSON.stringify(value.message)
   const text = typeof value === 'string' ? value : JSON.stringify(value)
   // A digest is known by its beginning.

@@ -3,13 +3,13 @@ import pLimit from 'p-limit'
 import { decodeImage, ImageError } from '../formats/decode-image.ts'
 import { type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
-import type { Admission } from '../http/admission.ts'
+import { type Admission, admissionOf } from '../http/admission.ts'
 import { isArray, withArrayErrors } from '../http/bodies.ts'
 import type { Part } from '../http/multipart.ts'
+import { negotiate } from '../http/negotiate.ts'
 import type { components, operations } from '../http/openapi.d.ts'
 import { Problem, type ProblemKind } from '../http/problem.ts'
 import type { Services } from '../services.ts'
-import { negotiate } from './shared.ts'
 
 type Query = NonNullable<operations['encode']['parameters']['query']>
 type Answer = components['schemas']['Tokens']
@@ -34,7 +34,7 @@ export function encode(services: Services): RouteHandlerMethod {
   const { config, inference, metrics } = services
   const { info } = inference
 
-  /** Image files of the request, in order. Room for all is made before any is read. */
+  /** Image files of the request, in order. All are admitted before any is decoded. */
   function filesOf(body: Exclude<Body, NpyArray>, admission: Admission): File[] {
     if (Buffer.isBuffer(body)) return [{ bytes: body, name: 'image 0' }]
     admission.admit(body.images.length)
@@ -45,9 +45,9 @@ export function encode(services: Services): RouteHandlerMethod {
     })
   }
 
-  /** One image to the pixels the model takes. */
+  /** Decodes one image to the pixels that the model takes. */
   async function pixelsOf({ bytes, name }: File, item: number, request: FastifyRequest): Promise<Uint8Array> {
-    request.admission.signal.throwIfAborted()
+    admissionOf(request).signal.throwIfAborted()
     const start = performance.now()
     try {
       return await decodeImage(bytes, {
@@ -59,16 +59,16 @@ export function encode(services: Services): RouteHandlerMethod {
       throw new Problem(problemOf[error.reason], `${name} ${error.message}`, { item }, error)
     } finally {
       const preprocess = performance.now() - start
-      request.admission.time({ preprocess })
+      admissionOf(request).time({ preprocess })
       metrics.image('preprocess', preprocess)
     }
   }
 
   return async (request, reply) => {
-    const { admission } = request
+    const admission = admissionOf(request)
     const { length = info.length } = request.query as Query
     if (length > info.length)
-      throw new Problem('malformed', `query.length is ${length}; from 1 to ${info.length} it may be`)
+      throw new Problem('malformed', `query.length is ${length}; it must be 1 to ${info.length}`)
     const type = negotiate(request, ['application/json', 'application/x-npy'])
 
     const toTokens = async (pixels: Uint8Array | Promise<Uint8Array>): Promise<Uint16Array> => {
@@ -85,7 +85,7 @@ export function encode(services: Services): RouteHandlerMethod {
       rows = await admission.each(images, toTokens)
     } else {
       const files = filesOf(body, admission)
-      // No more than run anyway, so that requests take turns at the pool.
+      // No more than can run at once, so that requests share the thread pool fairly.
       const inTurn = pLimit(poolSize)
       rows = await admission.each(files, (file, item) => toTokens(inTurn(() => pixelsOf(file, item, request))))
     }
@@ -107,7 +107,7 @@ function imagesOf(array: NpyArray, size: number): Uint8Array[] {
   const [count = 0, ...image] = array.shape
   if (array.dtype !== 'u1' || image.join() !== [size, size, 3].join() || count === 0) {
     throw new NpyError(
-      `the array has to be uint8 [N, ${size}, ${size}, 3] with N at least 1, not ${array.dtype} [${array.shape.join(', ')}]`,
+      `the array must be uint8 [N, ${size}, ${size}, 3] with N at least 1, not ${array.dtype} [${array.shape.join(', ')}]`,
     )
   }
   const bytesEach = size * size * 3

@@ -50,7 +50,7 @@ test('keys come from a file, in which each may have a name that the log shows', 
     }
     await problem(unauthorized, 'GET', '/info', get(service, '/info'))
   })
-  assert.equal(backend.lines.find((line) => line.requestId === 'by-name')?.client, 'trainer')
+  assert.equal(backend.lines.find((line) => line.requestId === 'by-name')?.keyHolder, 'trainer')
 })
 
 test('a file of keys that cannot be used keeps the service from starting, and the message shows no key', async () => {
