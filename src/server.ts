@@ -12,7 +12,7 @@ import { endGracefully } from './shutdown.ts'
 
 await main()
 
-/** Configuration, inference, HTTP, and a graceful end. Whatever keeps it from serving is one sentence and exit code 1. */
+/** Reads the configuration and starts inference and HTTP. If it cannot serve, it prints one sentence and exits with 1. */
 async function main(): Promise<void> {
   let inference: Inference | undefined
   try {
@@ -29,7 +29,7 @@ async function main(): Promise<void> {
       tf32: config.tf32,
       maxBatch: config.maxBatch,
       queueLimit: config.queueLimit,
-      // A stalled batch is found, its engine replaced and the batch run again within the request's deadline.
+      // Short enough to replace an engine that stalls and run its batch again before the request's deadline.
       timeoutMs: (config.requestTimeout * 1000) / 3,
       log,
       metrics: metrics.inference,
@@ -53,14 +53,14 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
   const { name, model, bundle, provider, providerReason, engines, threads, maxBatch } = inference.info
   log.info({ name, model, bundle, provider, providerReason, engines, threads, maxBatch }, 'serving')
   void inference.lost.then((reason) => {
-    // As any error that nothing catches, it ends the process gracefully, below.
+    // An uncaught error ends the process gracefully, see below.
     throw new Error(reason)
   })
   log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
 
   endGracefully(log, async (cause) => {
     services.draining = true
-    if ('error' in cause) log.fatal({ err: cause.error }, 'the server has to end')
+    if ('error' in cause) log.fatal({ err: cause.error }, 'shutting down after an error')
     else {
       log.info({ signal: cause.signal, drainDelay: config.drainDelay }, 'draining')
       await sleep(config.drainDelay * 1000)
@@ -74,7 +74,7 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
 function sentenceOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   if ('code' in error && error.code === 'EADDRINUSE')
-    return 'the port is in use by another process; choose one by --port'
+    return 'the port is in use by another process; choose another one with --port'
   return error.message
 }
 

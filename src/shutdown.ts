@@ -1,16 +1,16 @@
 import type { FastifyBaseLogger } from 'fastify'
 
-// npm passes on a signal that its whole process group has got already, and so may others: that is no second request.
+// npm forwards a signal that its whole process group has already received. Such a repetition is not a second request.
 const SAME_REQUEST_MS = 3000
 
-/** Why the process ends: it was told to, or something failed that nobody caught. */
+/** Why the process ends: a signal, or an error that nothing caught. */
 export type Cause = { signal: NodeJS.Signals } | { error: unknown }
 
 /**
- * Ends the process gracefully, once: with exit code 0 when a signal asks for it, with 1 after an error that nobody caught.
- * Repeated signals do not cut the end short, except Ctrl-C pressed again after three seconds.
+ * Shuts the process down gracefully: with exit code 0 after a signal, with 1 after an error that nothing caught. Repeated
+ * signals do not cut this short, except a second Ctrl-C after three seconds.
  *
- * @param end closes everything; the process exits when it is done
+ * @param end closes everything; the process exits when it has finished
  */
 export function endGracefully(log: FastifyBaseLogger, end: (cause: Cause) => Promise<void>): void {
   let began: number | undefined

@@ -81,7 +81,7 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
     assert.equal((await fetch(`${base}/health/ready`)).status, 200)
     server.child.kill('SIGTERM')
     await until(() => said(/^draining$/) !== undefined)
-    const expected = { status: 503, kind: 'draining', detail: /draining/ }
+    const expected = { status: 503, kind: 'draining', detail: /shutting down/ }
     await problem(expected, 'GET', '/health/ready', fetch(`${base}/health/ready`))
     assert.equal((await fetch(`${base}/health/live`)).status, 200)
     await encode(base)

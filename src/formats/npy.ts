@@ -3,7 +3,7 @@
  * the length of the data nor byte order, and guesses at malformed headers.
  */
 
-/** The bytes are no array that this service takes. `message` says why, to whoever wrote them. */
+/** The bytes are not an array that this service can use. `message` tells their sender why. */
 export class NpyError extends Error {}
 
 export interface NpyArray {
@@ -14,11 +14,11 @@ export interface NpyArray {
   readonly data: Buffer
 }
 
-// NumPy's own bound on a header, and on dimensions. More tokens than a JSON body holds would take seconds to read.
+// NumPy's own limits on a header and on dimensions. Reading more integers would block the server for seconds.
 const MOST_HEADER_BYTES = 10_000
 const MOST_DIMENSIONS = 64
 const MOST_INTEGERS = 2 ** 22
-// Reordering stops everything else, as parsing JSON does.
+// Reordering blocks the server, as parsing JSON does.
 const MOST_REORDERED_BYTES = 8 * 2 ** 20
 
 const magic = Buffer.from('\x93NUMPY', 'latin1')
@@ -36,23 +36,23 @@ const namedTypes: Record<string, string> = {
  * @throws NpyError on anything else, also when there are more or fewer bytes than the shape says
  */
 export function parseNpy(bytes: Buffer): NpyArray {
-  if (bytes.length < 12 || !bytes.subarray(0, 6).equals(magic)) throw new NpyError('the body is no .npy file')
+  if (bytes.length < 12 || !bytes.subarray(0, 6).equals(magic)) throw new NpyError('the body is not a .npy file')
   const version = bytes.readUInt8(6)
-  if (version < 1 || version > 3) throw new NpyError(`.npy format version ${version} is not known`)
+  if (version < 1 || version > 3) throw new NpyError(`.npy format version ${version} is not supported`)
   const start = version === 1 ? 10 : 12
   const end = start + (version === 1 ? bytes.readUInt16LE(8) : bytes.readUInt32LE(8))
   if (end - start > MOST_HEADER_BYTES) throw new NpyError(`the .npy header is larger than ${MOST_HEADER_BYTES} bytes`)
   if (end > bytes.length) throw new NpyError('the .npy header is cut off')
   const { descr, fortran, shape } = readHeader(bytes.toString('latin1', start, end))
   const [, order = '', type = ''] = /^([<>|=]?)(.*)$/.exec(descr) ?? []
-  if (/^O/.test(type)) throw new NpyError('arrays of Python objects are not taken')
+  if (/^O/.test(type)) throw new NpyError('arrays of Python objects are not supported')
   const dtype = namedTypes[type] ?? type
   const [, kind = '', digits = ''] = /^([biufc])(\d{1,2})$/.exec(dtype) ?? []
   if (kind === '') throw new NpyError(`the .npy header does not describe a plain array, but ${descr}`)
   const width = Number(digits)
   const expected = shape.reduce((product, n) => product * n, width)
   if (shape.length > MOST_DIMENSIONS || !shape.every(Number.isSafeInteger) || !Number.isSafeInteger(expected))
-    throw new NpyError('the .npy shape makes no sense')
+    throw new NpyError('the .npy shape is impossible')
   if (bytes.length - end !== expected) {
     throw new NpyError(`the .npy header announces ${expected} bytes of data and ${bytes.length - end} follow`)
   }
@@ -71,7 +71,7 @@ export function parseNpy(bytes: Buffer): NpyArray {
   }
 }
 
-/** A quoted string of Python; escapes have no use in a header. */
+/** A Python string literal without escapes, which headers do not need. */
 const string = String.raw`[uU]?(?:'([^'\\]*)'|"([^"\\]*)")`
 const entry = new RegExp(String.raw`\s*${string}\s*:\s*(?:${string}|(True|False)|\(([\d\s,L]*)\))\s*(,|$)`, 'y')
 
@@ -107,7 +107,7 @@ function swapped(data: Buffer, width: number): Buffer {
   if (width === 2) return copy.swap16()
   if (width === 4) return copy.swap32()
   if (width === 8) return copy.swap64()
-  throw new NpyError(`big-endian elements of ${width} bytes are not taken`)
+  throw new NpyError(`big-endian elements of ${width} bytes are not supported`)
 }
 
 /** Fortran order, in which the first axis runs fastest, to C order, in which the last one does. */
@@ -115,7 +115,7 @@ function inCOrder(data: Buffer, shape: number[], width: number): Buffer {
   if (data.length === 0 || shape.filter((n) => n > 1).length < 2) return data
   if (data.length > MOST_REORDERED_BYTES) {
     const most = `${MOST_REORDERED_BYTES / 2 ** 20} MiB`
-    throw new NpyError(`arrays in Fortran order of more than ${most} are not taken; use numpy.ascontiguousarray`)
+    throw new NpyError(`arrays in Fortran order of more than ${most} are not supported; use numpy.ascontiguousarray`)
   }
   const copy = Buffer.allocUnsafe(data.length)
   // Bytes from one element to the next along each axis, in either order. The longest axis makes the innermost loop.
@@ -152,16 +152,16 @@ const readers: Record<string, (data: Buffer, offset: number) => number> = {
 }
 
 /**
- * Reads every element of an array of any integer type. Those beyond 2^53 lose precision, which no token has.
+ * Reads every element of an array of any integer type. Values beyond 2^53 lose precision, but no token is that large.
  *
- * @throws NpyError if the type is no integer, or there are more elements than anybody has tokens
+ * @throws NpyError if the type is not an integer type, or the array has more than 2^22 elements
  */
 export function integers(array: NpyArray): number[] {
   const read = readers[array.dtype]
-  if (read === undefined) throw new NpyError(`the array's type has to be an integer, not ${array.dtype}`)
+  if (read === undefined) throw new NpyError(`the array must have an integer type, not ${array.dtype}`)
   const width = Number(array.dtype.slice(1))
   const count = array.data.length / width
-  if (count > MOST_INTEGERS) throw new NpyError(`the array has ${count} elements; ${MOST_INTEGERS} it may have`)
+  if (count > MOST_INTEGERS) throw new NpyError(`the array has ${count} elements; the maximum is ${MOST_INTEGERS}`)
   return Array.from({ length: count }, (_, i) => read(array.data, i * width))
 }
 

@@ -3,23 +3,23 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 
 const SWEEP_MS = 100
-// An upload that stops for this long while the server closes is given up.
+// An upload that stalls for this long while the server closes is aborted.
 const MOST_IDLE_MS = 5_000
 
 interface Connection {
-  /** Requests whose head has arrived and whose answer is not out, in order. */
+  /** Requests whose head has arrived and whose answer is not sent yet, in order. */
   open: Set<IncomingMessage>
-  /** Bytes that had arrived when some last did, and when that was. */
+  /** How many bytes had arrived at the last look, and since when the number has not changed. */
   bytes: number
   since: number
 }
 
 /**
- * Gives the closing of the server a bound. Node waits for every connection that is not idle, and counts as such one that
- * has sent nothing, or half a head. While the server closes, a connection is kept only for the requests it has sent:
- * until they are answered, or until one in the middle of its body stops for five seconds.
+ * Limits how long closing the server takes. Node waits for connections that have sent nothing or half a head, because it
+ * does not count them as idle. While the server closes, a connection stays open only until the requests that it has sent
+ * are answered, or until an upload stalls for five seconds.
  *
- * @param mostSeconds after which every connection that is left is closed, as those of clients that do not read
+ * @param mostSeconds after which all remaining connections are closed, such as those of clients that do not read
  */
 export function boundClosing(http: FastifyInstance, mostSeconds: number): void {
   const connections = new Map<Socket, Connection>()
@@ -53,8 +53,8 @@ export function boundClosing(http: FastifyInstance, mostSeconds: number): void {
 }
 
 /**
- * Asks clients to close their connections, from the moment that `ending` is true. A connection that is kept would hold up
- * the end. Where requests are pipelined the last one says it: those behind it would be lost.
+ * Sends `Connection: close` while `ending()` is true, so that connections do not stay open. Of pipelined requests only
+ * the last one gets it, because those behind it would be lost.
  */
 export function closeConnections(http: FastifyInstance, ending: () => boolean): void {
   const newest = new WeakMap<Socket, IncomingMessage>()

@@ -1,17 +1,17 @@
 /**
- * Multipart form data (RFC 7578, RFC 2046), as strictly as its senders write it. Own code because parsers made for web
- * forms (busboy) read on past what they do not understand, such as white space behind a boundary: here that would answer
- * with fewer rows than images, and every row behind the lost one would be taken for another image's. So whatever two
- * readers could split differently is refused.
+ * Multipart form data (RFC 7578, RFC 2046), read strictly. This is our own code because busboy, the usual parser, silently
+ * skips parts that it does not understand, for example after white space behind a boundary. Here that would give fewer
+ * rows than images, and every later row would belong to another image. So a body that two parsers could split differently
+ * is refused.
  */
 
-/** The body is no form data. `message` says why, to whoever wrote it. */
+/** The body is not valid form data. `message` tells its sender why. */
 export class MultipartError extends Error {}
 
 export interface Part {
   /** The name of the form field. */
   field: string
-  /** Whether a file name was sent with it, as browsers and HTTP libraries do for files alone. */
+  /** Whether it has a file name. Browsers and HTTP libraries send one with files, not with text. */
   isFile: boolean
   /** A view of the body. */
   bytes: Buffer
@@ -23,7 +23,7 @@ const parameter = /;[ \t]*(?:([\w!#$%&'*+.^`|~-]+)=(?:"((?:[^"\\]|\\.)*)"|([^;",
  * Splits a body at its boundary.
  *
  * @param contentType the request's header, which names the boundary
- * @param onPart hears of every part as it is found; what it throws ends the reading
+ * @param onPart called with the count of parts at each one that is found; it may throw to stop
  * @throws MultipartError on anything that is not exactly a sequence of form fields between delimiters
  */
 export function splitParts(contentType: string, body: Buffer, onPart: (count: number) => void): Part[] {
@@ -33,7 +33,7 @@ export function splitParts(contentType: string, body: Buffer, onPart: (count: nu
   if (last === undefined) throw new MultipartError(`there is no line ${JSON.stringify(delimiter)}`)
   if (!last.closing) throw new MultipartError(`it does not end with ${JSON.stringify(`${delimiter}--`)}; it is cut off`)
   const early = delimiters.findIndex(({ closing }) => closing)
-  if (early >= 0) throw new MultipartError('there are parts behind its end')
+  if (early >= 0) throw new MultipartError('there are parts after its end')
   return delimiters.map(({ end }, index) => {
     const { start } = delimiters[index + 1] ?? last
     // The line break before a delimiter belongs to the delimiter.
@@ -48,7 +48,7 @@ interface Delimiter {
   closing: boolean
 }
 
-/** Every line that begins with the delimiter, from the first to the last. */
+/** Finds every line that begins with the delimiter. */
 function findDelimiters(body: Buffer, delimiter: string, onPart: (count: number) => void): Delimiter[] {
   const found: Delimiter[] = []
   const add = (start: number) => {
@@ -68,16 +68,16 @@ function findDelimiters(body: Buffer, delimiter: string, onPart: (count: number)
     if (body[at - 1] !== CR) throw new MultipartError('its lines do not end with CR and LF')
     add(at + 1)
   }
-  // Some readers take a lone CR for the end of a line.
+  // Some parsers treat a lone CR as the end of a line.
   if (body.includes(`\r${delimiter}`, 0, 'latin1')) throw new MultipartError('its lines do not end with CR and LF')
   return found
 }
 
 const CR = 0x0d
-// White space that gateways append to the line of a boundary.
+// RFC 2046 allows gateways to append white space to a boundary.
 const MOST_PADDING = 256
 
-/** The boundary of a body, as its Content-Type has it. */
+/** The boundary that the Content-Type names. */
 function boundaryOf(contentType: string): string {
   const values: string[] = []
   parameter.lastIndex = contentType.indexOf(';')
@@ -94,7 +94,7 @@ function boundaryOf(contentType: string): string {
   return boundary
 }
 
-/** A part of its own: headers, an empty line, content. */
+/** Reads one part: headers, an empty line, content. */
 function partOf(bytes: Buffer, index: number): Part {
   const refuse = (reason: string): never => {
     throw new MultipartError(`part ${index} ${reason}`)
@@ -109,7 +109,7 @@ function partOf(bytes: Buffer, index: number): Part {
     headers.set(name.toLowerCase(), value)
   }
   const disposition = headers.get('content-disposition') ?? refuse('has no Content-Disposition')
-  if (!/^form-data[ \t]*(;|$)/i.test(disposition)) refuse('is no form-data')
+  if (!/^form-data[ \t]*(;|$)/i.test(disposition)) refuse('is not form-data')
   const encoding = headers.get('content-transfer-encoding') ?? 'binary'
   if (!/^(binary|8bit|7bit)$/i.test(encoding))
     refuse(`has the Content-Transfer-Encoding ${encoding}; send it as binary`)

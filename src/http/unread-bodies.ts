@@ -4,20 +4,20 @@ import { Readable } from 'node:stream'
 import { setImmediate as immediate } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 
-// How much of a refused body is read and thrown away before the connection is closed on a client that is still sending.
+// How much of a refused body is read and discarded before the connection closes on a client that is still sending.
 const MOST_BYTES = 128 * 2 ** 20
 const MOST_MS = 30_000
 const MOST_IDLE_MS = 5_000
 
 /**
- * Makes an answer reach its client when it is given before the whole body has arrived. Many clients, and proxies, read
- * an answer only after they have sent everything; if the connection closes before that, they see a reset and no answer.
- * So the answer is sent at once, and what is left of the body is read and thrown away before the response ends.
- * 128 MiB, 30 seconds, or 5 seconds without a byte are the most; then the connection is closed.
+ * Makes sure that a client receives an answer that is sent before its whole body has arrived. Many clients and proxies
+ * read the answer only after they have sent everything; if the connection closes before that, they get a reset instead.
+ * So the answer is sent at once, and the rest of the body is read and discarded before the response ends. After 128 MiB,
+ * 30 seconds, or 5 seconds without a byte the connection is closed.
  */
 export function readUnreadBodies(http: FastifyInstance): void {
   http.addHook('onSend', async (request, reply, payload) => holdOpen(request, reply, payload))
-  // Node would tell a client that waits for leave to send its body to go on before anybody has looked at its headers.
+  // By default Node answers "Expect: 100-continue" before any hook has seen the headers. Here only a wanted body gets it.
   http.server.on('checkContinue', (request, response) => http.server.emit('request', request, response))
   http.addHook('preParsing', async ({ raw }, reply) => {
     if (raw.httpVersion === '1.1' && /\b100-continue\b/i.test(raw.headers.expect ?? '')) reply.raw.writeContinue()
@@ -26,7 +26,7 @@ export function readUnreadBodies(http: FastifyInstance): void {
   http.server.on('checkExpectation', (request, response) => http.server.emit('request', request, response))
 }
 
-/** Turns an answer into one that ends when the request's body has been read, or as much of it as is bearable. */
+/** Turns an answer into one that ends only when the request's body has been read, up to the limits. */
 export function holdOpen(request: FastifyRequest, reply: FastifyReply, payload: unknown): unknown {
   const { raw } = request
   if (raw.complete || raw.destroyed || reply.statusCode === 204) return payload
@@ -44,7 +44,7 @@ export function holdOpen(request: FastifyRequest, reply: FastifyReply, payload: 
   )
 }
 
-/** Reads a body to its end, and nothing of it is kept. False where it has more than the bounds allow. */
+/** Reads and discards a body. Returns false if it exceeds the limits. */
 async function discard(body: IncomingMessage): Promise<boolean> {
   if (body.complete || body.destroyed) return true
   const { promise, resolve } = Promise.withResolvers<boolean>()
@@ -62,12 +62,12 @@ async function discard(body: IncomingMessage): Promise<boolean> {
 
 const discarding = new WeakMap<Socket, Bounds>()
 
-/** Whether this connection was answered and what still comes on it is thrown away. */
+/** Whether this connection has its answer, and everything that still arrives on it is discarded. */
 export function isDiscarding(socket: Socket): boolean {
   return discarding.has(socket)
 }
 
-/** Throws away a packet of a connection that has got its answer, and closes the connection when it was the last one. */
+/** Discards a packet of a connection that has its answer, and closes the connection once the limits are reached. */
 export function discardPacket(socket: Socket, packet: Buffer | undefined): void {
   let bounds = discarding.get(socket)
   if (bounds === undefined) {
@@ -78,7 +78,7 @@ export function discardPacket(socket: Socket, packet: Buffer | undefined): void 
   bounds.count(packet?.length ?? 0)
 }
 
-/** Calls back once when more bytes, or more time, have gone by than the bounds allow. */
+/** Calls back when more bytes arrive, or more time passes, than the limits allow. */
 class Bounds {
   private readonly exceeded: () => void
   private readonly deadline: NodeJS.Timeout

@@ -5,7 +5,7 @@ import type { Inference, InferenceMetrics, Timings } from '../inference/inferenc
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
-/** What the gauges read. */
+/** Where the gauges get their values. */
 interface Watched {
   inference: Inference
   config: { queueLimit: number; inflightLimit: number }
@@ -76,13 +76,13 @@ export class Metrics {
     this.errors.inc({ kind })
   }
 
-  /** One item that is done. */
+  /** Counts one finished item. */
   item(route: 'encode' | 'decode', timings: Timings): void {
     this.images.inc({ route })
     this.queue.observe({ route }, timings.queue / 1000)
   }
 
-  /** One image turned to pixels or back. */
+  /** Records how long one image took to become pixels, or pixels to become an image. */
   image(step: 'preprocess' | 'postprocess', milliseconds: number): void {
     this.step.observe({ step }, milliseconds / 1000)
   }

@@ -92,7 +92,7 @@ test('keys change while it serves, as a mounted Kubernetes secret does; a broken
     await publish('v3', 'a new-key\n')
     await until(async () => (await statusWith(service, 'old-key')) === 401)
 
-    const complaints = () => backend.lines.filter((line) => /the API keys from before stay valid/.test(`${line.msg}`))
+    const complaints = () => backend.lines.filter((line) => /the previous API keys stay valid/.test(`${line.msg}`))
     for (const [index, [version, broken]] of [['v4', '\n'] as const, ['v5', undefined] as const].entries()) {
       await publish(version, broken)
       await until(() => complaints().length > index)

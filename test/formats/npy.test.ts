@@ -30,8 +30,8 @@ test('what would be misread is refused', () => {
     ['tokens-truncated', /announces 512 bytes of data and 412 follow/],
   ]
   for (const [name, message] of refused) assert.throws(() => load(name), { constructor: NpyError, message })
-  assert.throws(() => integers(load('tokens-float64')), { constructor: NpyError, message: /integer, not f8/ })
-  assert.throws(() => parseNpy(fixture('formats/cat.jpg')), { constructor: NpyError, message: /no \.npy/ })
+  assert.throws(() => integers(load('tokens-float64')), { constructor: NpyError, message: /integer type, not f8/ })
+  assert.throws(() => parseNpy(fixture('formats/cat.jpg')), { constructor: NpyError, message: /not a \.npy/ })
   const whole = fixture('numpy/tokens-uint16.npy')
   for (const length of [0, 5, 9, 40, 127, whole.length - 1]) {
     assert.throws(() => parseNpy(whole.subarray(0, length)), NpyError, `${length} bytes`)
@@ -115,11 +115,11 @@ function announcing(descr: string, shape: string, bytes = 0, version = 1): Buffe
 test('headers that announce what cannot be are refused', () => {
   assert.deepEqual(parseNpy(announcing('|u1', '3,', 3)).shape, [3])
   const refused: [string, Buffer, RegExp][] = [
-    ['a product past 2^53', announcing('<u2', '4294967296, 4294967296'), /no sense/],
-    ['a product that is infinite', announcing('<u2', `${'9'.repeat(400)},`), /no sense/],
-    ['a product of nothing and the infinite', announcing('<u2', `0, ${'9'.repeat(400)}`), /no sense/],
+    ['a product past 2^53', announcing('<u2', '4294967296, 4294967296'), /impossible/],
+    ['a product that is infinite', announcing('<u2', `${'9'.repeat(400)},`), /impossible/],
+    ['a product of nothing and the infinite', announcing('<u2', `0, ${'9'.repeat(400)}`), /impossible/],
     ['a negative dimension', announcing('<u2', '-1, 4'), /plain array/],
-    ['65 dimensions', announcing('|u1', '1, '.repeat(65), 1), /no sense/],
+    ['65 dimensions', announcing('|u1', '1, '.repeat(65), 1), /impossible/],
     ['more than follows', announcing('|u1', '4000000000,', 3), /announces 4000000000 bytes of data and 3 follow/],
     ['a header larger than NumPy reads', announcing('|u1', `${' '.repeat(10_000)}1`, 1, 2), /header is larger/],
   ]

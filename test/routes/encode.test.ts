@@ -251,7 +251,7 @@ test('malformed bodies', async () => {
     [/fewer than 1/, post('--x--\r\n', multipart)],
     [/uint8 \[N, 128, 128, 3\].*3, 64, 64, 3/, post(fixture('numpy/images-other-size.npy'), asNpy)],
     [/uint8 \[N, 128, 128, 3\].*f8/, post(fixture('numpy/images-float64.npy'), asNpy)],
-    [/no \.npy/, post(photos[0], asNpy)],
+    [/not a \.npy/, post(photos[0], asNpy)],
   ]
   for (const [detail, answer, item] of cases)
     await refused({ ...malformed, detail, ...(item !== undefined && { item }) }, answer)
