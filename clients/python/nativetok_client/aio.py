@@ -115,6 +115,8 @@ class AsyncTokenizer:
                 return _array(await self._service.send("POST", path, params=params, **body))
             except ProblemError as error:
                 error.item = _item_in_list(error, request)
+                if error.item is not None:
+                    error.args = (f"{error} (item {error.item} of the list)",)
                 raise
 
         # As many again as are in flight, so that a slow one holds up none.
