@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from nativetok_client.items import ImageLike, Tokens
 from nativetok_client.tokenizer import Tokenizer
 
 T = TypeVar("T")
+Listed: TypeAlias = "ImageLike | tuple[str, Path]"
+"""An image or archive of a list, or a folder's file with its key."""
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff"}
 BATCHES_AHEAD = 8
 """Of tokens that lie ready for the loop. A batch is at most 64 rows; those on their way come on top."""
@@ -146,10 +148,10 @@ class _Opener:
         return Tokenizer.open(self._where, threads=max(1, len(os.sched_getaffinity(0)) // processes))
 
 
-def _listed(source: str | os.PathLike[str] | Sequence[ImageLike]) -> Sequence[ImageLike | tuple[str, Path]]:
+def _listed(source: str | os.PathLike[str] | Sequence[ImageLike]) -> Sequence[Listed]:
     """The images and archives of a source; those of a folder with their keys."""
     if not isinstance(source, str | os.PathLike):
-        found: Sequence[ImageLike | tuple[str, Path]] = list(source)
+        found: Sequence[Listed] = list(source)
     elif Path(source).suffix == ".tar":
         found = [source]
     else:
@@ -161,7 +163,7 @@ def _listed(source: str | os.PathLike[str] | Sequence[ImageLike]) -> Sequence[Im
     return found
 
 
-def _images(listed: Sequence[ImageLike | tuple[str, Path]]) -> Iterator[tuple[str, Any]]:
+def _images(listed: Sequence[Listed]) -> Iterator[tuple[str, Any]]:
     """The key of each image, and the image or what reads it."""
     for index, image in enumerate(listed):
         if isinstance(image, tuple):

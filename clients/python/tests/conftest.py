@@ -21,6 +21,8 @@ FIXTURES = ROOT / "test" / "fixtures"
 BUNDLE = ROOT / "models" / "nativetok-128"
 PHOTOS = sorted((FIXTURES / "photos").glob("*.webp"))
 """Photos of the model's size."""
+SMALL = ["--engines", "1", "--threads", "1", "--max-batch", "8"]
+"""A service that starts soon."""
 
 
 class Service:
@@ -28,7 +30,17 @@ class Service:
 
     def __init__(self, *arguments: str, port: int = 0):
         assert NODE.exists(), "the service is not installed: npm ci"
-        command = [str(NODE), "src/server.ts", "--port", str(port), "--provider", "cpu", "--drain-delay", "0", *arguments]
+        command = [
+            str(NODE),
+            "src/server.ts",
+            "--port",
+            str(port),
+            "--provider",
+            "cpu",
+            "--drain-delay",
+            "0",
+            *arguments,
+        ]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout
         said = []
@@ -120,7 +132,7 @@ def rate_limited(request: pytest.FixtureRequest) -> Iterator[Service | None]:
     if not any(item.name.startswith("test_429") for item in request.session.items):
         yield None
         return
-    service = Service("--rate-limit", "3", "--engines", "1")
+    service = Service("--rate-limit", "3", *SMALL)
     for _ in range(3):
         urllib.request.urlopen(f"{service.url}/info").read()
     yield service

@@ -244,7 +244,7 @@ def test_ctrl_c_ends_the_requests_and_the_tokenizer_lives_on(
     with pytest.raises(KeyboardInterrupt):
         tokenizer.encode(np.tile(pixels, (60, 1, 1, 1)))
     until(lambda: service.metric("nativetok_errors_total", kind="client-gone") > before)
-    until(lambda: service.metric("nativetok_queue_images") == 0)
+    until(lambda: service.metric("nativetok_queue_depth") == 0)
     assert np.array_equal(tokenizer.encode(pixels[:3]), known[:3])
 
 
