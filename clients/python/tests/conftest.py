@@ -5,14 +5,17 @@ import re
 import signal
 import socket
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nativetok_client import Tokenizer
+from nativetok_client import ProblemError, Tokenizer
 from nativetok_client.items import Pixels, Tokens
 
 ROOT = Path(__file__).parents[3]
@@ -123,17 +126,36 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="session", autouse=True)
-def rate_limited(request: pytest.FixtureRequest) -> Iterator[Service | None]:
-    """A service that takes a few requests a minute, all of which are spent at once.
+@dataclass(frozen=True)
+class RateLimited:
+    """What was seen of a service that takes three requests a minute."""
 
-    It is started before all tests and used after all others, so that its minute passes meanwhile.
-    """
+    refusal: ProblemError
+    tokens: Tokens
+    seconds: float
+    """From the first refusal to the last answer."""
+    refusals: float
+
+
+@pytest.fixture(scope="session", autouse=True)
+def rate_limited(request: pytest.FixtureRequest) -> Iterator[Future[RateLimited] | None]:
+    """A minute of waiting, which goes by beside the other tests."""
     if not any(item.name.startswith("test_429") for item in request.session.items):
         yield None
         return
     service = Service("--rate-limit", "3", *SMALL)
-    for _ in range(3):
-        urllib.request.urlopen(f"{service.url}/info").read()
-    yield service
+
+    def wait_it_out() -> RateLimited:
+        with Tokenizer.connect(service.url) as tokenizer:
+            tokenizer.encode(PHOTOS[:1], 4)
+            tokenizer.encode(PHOTOS[:1], 4)
+            start = time.monotonic()
+            with pytest.raises(ProblemError) as caught:
+                Tokenizer.connect(service.url, patience=0)
+            tokens = tokenizer.encode(PHOTOS[:2], 4)
+            seconds = time.monotonic() - start
+        return RateLimited(caught.value, tokens, seconds, service.metric("nativetok_errors_total", kind="rate-limited"))
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(wait_it_out)
     service.end()

@@ -30,7 +30,9 @@ def test_nothing_is_lost_or_done_twice(
     whole = httpx.AsyncClient.request
 
     async def request(client: httpx.AsyncClient, method: str, url: str, **rest: Any) -> httpx.Response:
-        body = hashlib.sha256(rest.get("content", b"")).digest()
+        if "content" not in rest:  # another test's
+            return await whole(client, method, url, **rest)
+        body = hashlib.sha256(rest["content"]).digest()
         sent[body] += 1
         response = await whole(client, method, url, **rest)
         if response.is_success:
@@ -39,7 +41,7 @@ def test_nothing_is_lost_or_done_twice(
                 progress.notify_all()
         return response
 
-    which = np.random.default_rng(1).integers(0, len(PHOTOS), 700)
+    which = np.random.default_rng(1).integers(0, len(PHOTOS), 450)
     drawn = tokenizer.decode(known)
     with Tokenizer.connect(service.url) as encoding, Tokenizer.connect(service.url) as decoding:
         monkeypatch.setattr(httpx.AsyncClient, "request", request)
@@ -47,12 +49,12 @@ def test_nothing_is_lost_or_done_twice(
             tokens = pool.submit(encoding.encode, pixels[which], 32)
             images = pool.submit(decoding.decode, known[which])
             with progress:
-                assert progress.wait_for(lambda: len(answered) >= 6, 60)
+                assert progress.wait_for(lambda: len(answered) >= 3, 60)
             service.end(signal.SIGKILL)
             start(*SMALL, port=service.port)
             assert np.array_equal(tokens.result(120), known[which, :32])
             assert np.array_equal(images.result(120), drawn[which])
-    assert len(sent) == len(answered) == 2 * -(-700 // 64)
+    assert len(sent) == len(answered) == 2 * -(-450 // 64)
     assert max(answered.values()) == 1, "what was answered is sent no more"
     assert max(sent.values()) > 1, "the kill hit no request"
 
