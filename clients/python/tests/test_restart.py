@@ -41,7 +41,7 @@ def test_nothing_is_lost_or_done_twice(
                 progress.notify_all()
         return response
 
-    which = np.random.default_rng(1).integers(0, len(PHOTOS), 450)
+    which = np.random.default_rng(1).integers(0, len(PHOTOS), 300)
     drawn = tokenizer.decode(known)
     with Tokenizer.connect(service.url) as encoding, Tokenizer.connect(service.url) as decoding:
         monkeypatch.setattr(httpx.AsyncClient, "request", request)
@@ -54,7 +54,7 @@ def test_nothing_is_lost_or_done_twice(
             start(*SMALL, port=service.port)
             assert np.array_equal(tokens.result(120), known[which, :32])
             assert np.array_equal(images.result(120), drawn[which])
-    assert len(sent) == len(answered) == 2 * -(-450 // 64)
+    assert len(sent) == len(answered) == 2 * -(-300 // 64)
     assert max(answered.values()) == 1, "what was answered is sent no more"
     assert max(sent.values()) > 1, "the kill hit no request"
 

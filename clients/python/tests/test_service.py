@@ -161,10 +161,10 @@ def test_a_wrong_token_is_named_by_row_and_position(tokenizer: Tokenizer, known:
 
 
 def test_100_000_tokens_come_in_order(tokenizer: Tokenizer, known: Tokens, pixels: Pixels) -> None:
-    which = np.random.default_rng(0).integers(0, len(PHOTOS), 3125)
-    tokens = tokenizer.encode((pixels[i] for i in which), 32)
-    assert tokens.size == 100_000
-    assert np.array_equal(tokens, known[which, :32])
+    which = np.random.default_rng(0).integers(0, len(PHOTOS), 782)
+    tokens = tokenizer.encode(pixels[i] for i in which)
+    assert tokens.size > 100_000
+    assert np.array_equal(tokens, known[which])
 
 
 def test_a_stream_takes_only_a_little_ahead(tokenizer: Tokenizer, known: Tokens) -> None:

@@ -38,14 +38,13 @@ test('bytes, blobs and files have the same tokens, in order', async () => {
 })
 
 test('100,000 tokens come in order', async () => {
-  const which = choose(3125)
+  const which = choose(782)
   const seen: number[] = []
-  const images = chosen(photos, which)
-  const tokens = await tokenizer.encode(images, { length: 32, onProgress: (done) => seen.push(done) })
-  assert.equal(tokens.flat().length, 100_000)
-  assert.deepEqual(tokens, prefixes(chosen(known, which), 32))
-  assert.equal(seen.length, Math.ceil(3125 / 64))
-  assert.equal(seen.at(-1), 3125)
+  const tokens = await tokenizer.encode(chosen(photos, which), { onProgress: (done) => seen.push(done) })
+  assert.ok(tokens.flat().length > 100_000)
+  assert.deepEqual(tokens, chosen(known, which))
+  assert.equal(seen.length, Math.ceil(782 / 64))
+  assert.equal(seen.at(-1), 782)
 })
 
 test('rows of different lengths are drawn in order', async () => {
@@ -53,7 +52,7 @@ test('rows of different lengths are drawn in order', async () => {
   const pictures = await tokenizer.decode(rows)
   assert.equal(pictures.length, rows.length)
   assert.equal(pictures[0]?.type, 'image/png')
-  const bytes = async (blob: Blob | undefined) => Buffer.from((await blob?.arrayBuffer()) ?? [])
+  const bytes = async (blob: Blob | undefined) => Buffer.from((await blob?.arrayBuffer()) ?? new ArrayBuffer(0))
   for (const i of [0, 20, 35]) {
     const [alone] = await tokenizer.decode([Uint16Array.from(rows[i] ?? [])])
     assert.deepEqual(await bytes(alone), await bytes(pictures[i]))
