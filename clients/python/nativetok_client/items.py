@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nativetok_client.errors import ItemError
+from nativetok_client.extras import needs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,7 +109,8 @@ def part_of(image: object, item: int, size: int) -> bytes | Pixels:
     pixels = array_of(image, item)
     if pixels.shape[:2] == (size, size):
         return pixels
-    from PIL import Image
+    with needs("images"):
+        from PIL import Image
 
     return _png(Image.fromarray(np.ascontiguousarray(pixels)))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from nativetok_client.bundle import Preparation
 from nativetok_client.errors import ItemError
+from nativetok_client.extras import needs
 from nativetok_client.items import Pixels, array_of, file_of, is_pillow
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ def pixels_of(image: object, item: int, how: Preparation) -> Pixels:
     """
     if isinstance(image, np.ndarray) and image.shape[:2] == (how.size, how.size):
         return array_of(image, item)
-    from PIL import Image, ImageOps
+    with needs("local"):
+        from PIL import Image, ImageOps
 
     if is_pillow(image):
         opened = cast("Image.Image", image)

@@ -3,6 +3,8 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from nativetok_client.extras import needs
+
 SHORT_SECONDS = 2
 """What is done sooner needs no bar."""
 
@@ -28,7 +30,8 @@ def progress_bar(items: object, unit: str, wanted: bool | None) -> AbstractConte
     if wanted is False:
         return nullcontext(_Silent())
     try:
-        from tqdm.auto import tqdm
+        with needs("progress"):
+            from tqdm import tqdm
     except ImportError:
         if wanted:
             raise

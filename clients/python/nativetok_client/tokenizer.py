@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nativetok_client.aio import CONCURRENCY, PATIENCE
+from nativetok_client.extras import needs
 from nativetok_client.info import Info
 from nativetok_client.items import Images, Pixels, Rows, Tokens, images_in, rows_in
 from nativetok_client.progress import progress_bar
@@ -52,7 +53,8 @@ class Tokenizer(ABC):
 
         Raises BundleError where a file is not what the manifest says.
         """
-        from nativetok_client.local import LocalTokenizer
+        with needs("local"):
+            from nativetok_client.local import LocalTokenizer
 
         return LocalTokenizer(folder, threads)
 
