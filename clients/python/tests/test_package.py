@@ -58,7 +58,7 @@ def test_it_installs_from_a_clean_folder_and_runs_the_first_lines_of_the_readme(
 def test_the_notebook_s_cells_run(
     service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("nativetok", reason="the generator needs pip install -e training")
+    pytest.importorskip("study", reason="the generator needs pip install -e training")
     path = HERE / "examples" / "tour.ipynb"
     assert path.stat().st_size < 1_500_000
     cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
