@@ -174,7 +174,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Leads to /docs */
+        /** The playground */
         get: operations["home"];
         put?: never;
         post?: never;
@@ -703,14 +703,15 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description To /docs */
-            302: {
+            /** @description A page that shows what tokens do and needs nothing from elsewhere */
+            200: {
                 headers: {
                     "X-Request-Id": components["headers"]["RequestId"];
-                    Location: string;
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "text/html": string;
+                };
             };
         };
     };

@@ -5,6 +5,3 @@ import type { Services } from '../services.ts'
 export function contract({ contract }: Services): RouteHandlerMethod {
   return async (_, reply) => reply.type('application/yaml').send(contract.text)
 }
-
-/** `GET /`. */
-export const home: RouteHandlerMethod = async (_, reply) => reply.redirect('/docs')

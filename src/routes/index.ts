@@ -6,12 +6,13 @@ import { readParts } from '../http/bodies.ts'
 import { type OperationId, rulesOf } from '../http/contract.ts'
 import type { Services } from '../services.ts'
 import { codebook } from './codebook.ts'
-import { contract, home } from './contract.ts'
+import { contract } from './contract.ts'
 import { decode } from './decode.ts'
 import { encode } from './encode.ts'
 import { live, ready } from './health.ts'
 import { info } from './info.ts'
 import { metrics } from './metrics.ts'
+import type { Playground } from './playground.ts'
 
 type Route = RouteShorthandOptions & { handler: RouteHandlerMethod }
 
@@ -24,6 +25,7 @@ const guardable: Partial<Record<OperationId, Guardable>> = { live: 'health', rea
  */
 export function routes(
   services: Services,
+  playground: Playground,
   limits: onRequestAsyncHookHandler[],
 ): Record<Exclude<OperationId, 'docs'>, Route> {
   const { contract: openapi, config, apiKeys } = services
@@ -53,6 +55,6 @@ export function routes(
     ready: reading('ready', ready(services)),
     metrics: reading('metrics', metrics(services)),
     contract: reading('contract', contract(services)),
-    home: reading('home', home),
+    home: reading('home', playground.home),
   }
 }
