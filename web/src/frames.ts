@@ -10,6 +10,8 @@ export interface FramesOptions {
   decode: (sequences: number[][], signal: AbortSignal) => Promise<Picture[]>
   /** Most sequences a request. */
   batch: number
+  /** Frames that come along with what is wanted first. */
+  along?: number[]
   /** Frames that one batch brought. */
   onFrames: (ks: number[]) => void
   /** A batch failed; those that were superseded do not count. */
@@ -36,6 +38,13 @@ export class Frames {
 
   get(k: number): Picture | undefined {
     return this.#pictures.get(k)
+  }
+
+  /** The last of the frames that are here without a gap from the first on; one less than the first where that is missing. */
+  get ready(): number {
+    let k = this.#options.from
+    while (this.#pictures.has(k)) k++
+    return k - 1
   }
 
   /** Takes over what another row has of the frames up to `last`, which are the same there. */
@@ -99,10 +108,14 @@ export class Frames {
 
   /** The frames of the next batch. */
   #next(): number[] {
-    const { from, to, batch } = this.#options
+    const { from, to, batch, along = [] } = this.#options
     const missing: number[] = []
     for (let k = from; k <= to; k++) if (!this.#pictures.has(k)) missing.push(k)
-    if (this.#wanted !== undefined) return nearest(missing, this.#wanted, batch)
+    if (this.#wanted !== undefined) {
+      const others = along.filter((k) => missing.includes(k))
+      const near = nearest(missing, this.#wanted, Math.max(1, batch - others.length))
+      return [...new Set([...near, ...others])].slice(0, batch)
+    }
     if (!this.#filling) return []
     if (this.#pictures.size === 0) return doubling(from, to)
     return missing.slice(0, batch)

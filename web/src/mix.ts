@@ -69,7 +69,7 @@ export class Mix {
       const to = Math.min(this.#first.tokens.length, this.#second.tokens.length)
       this.#slider.max = String(to)
       this.#frames = new Frames({
-        ...{ from: 0, to, batch: Math.min(BATCH, this.#info.limits.images) },
+        ...{ from: 0, to, batch: Math.min(BATCH, this.#info.limits.images), along: [0, to] },
         sequenceOf: (cut) => this.#sequence(cut),
         decode: (sequences, signal) => this.#api.decode(sequences, this.#info.model, signal),
         onFrames: () => this.#render(),
@@ -94,7 +94,7 @@ export class Mix {
     this.#slider.setAttribute('aria-valuetext', `first ${cut} of ${first}, last ${to - cut} of ${second}`)
     this.#slider.style.setProperty('--part', `${(cut / to) * 100}%`)
     byId('keep-mixed', HTMLButtonElement).disabled = this.#frames === undefined
-    // Both wholes are cuts too. They come when the cut that is looked at is there.
+    // Both wholes are cuts too.
     for (const [id, k, label] of [
       ['mixed', cut, `${first} up to token ${cut}, then ${second}`],
       ['head', to, first],
@@ -104,10 +104,6 @@ export class Mix {
       const picture = this.#frames?.get(k)
       canvas.setAttribute('aria-label', label)
       if (picture !== undefined) show(canvas, picture)
-      else {
-        this.#frames?.want(k)
-        break
-      }
     }
   }
 }

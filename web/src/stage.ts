@@ -291,7 +291,9 @@ export class Stage {
     byId('count', HTMLElement).textContent = `${this.#shown} / ${length}`
     this.#slider.value = String(this.#shown)
     this.#slider.setAttribute('aria-valuetext', [count, bytes, ...(measured ? [measured] : [])].join(', '))
-    this.#slider.style.setProperty('--part', `${((this.#shown - 1) / Math.max(1, length - 1)) * 100}%`)
+    const part = (k: number) => `${(Math.max(0, k - 1) / Math.max(1, length - 1)) * 100}%`
+    this.#slider.style.setProperty('--part', part(this.#shown))
+    this.#slider.style.setProperty('--ready', part(this.#frames?.ready ?? 0))
     this.#strip.light(this.#shown)
     this.#strip.mark(this.#picked)
     this.#editor.show(this.#tokens, this.#subject.tokens, this.#picked)
