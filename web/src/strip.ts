@@ -74,7 +74,8 @@ export class Strip {
 
   #move(event: KeyboardEvent, from: number | undefined): void {
     if (from === undefined) return
-    const columns = getComputedStyle(this.#root).gridTemplateColumns.split(' ').length
+    const top = this.#cells[0]?.offsetTop
+    const columns = this.#cells.filter(({ offsetTop }) => offsetTop === top).length
     const last = this.#cells.length - 1
     const to = {
       ArrowLeft: from - 1,
