@@ -27,6 +27,8 @@ async function build(): Promise<void> {
 
   const path = (name: string) => new URL(name, here).pathname
   const options = {
+    // The compiler's configuration is for checking alone, and not in the image.
+    tsconfigRaw: {},
     bundle: true,
     minify: true,
     target: 'es2022',

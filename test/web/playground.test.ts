@@ -266,7 +266,7 @@ describe('the playground', { skip: noBrowser }, () => {
       const before = position === 0 ? grey(128, 128) : await decode(tokens.slice(0, position))
       const { data, largest } = difference(before, after)
       assert.deepEqual((await pixels(page, 'change')).data, data)
-      await says(page.locator('#change-note'), new RegExp(`^id ${tokens[position]}: up to ${Math.round(largest)} of`))
+      await says(page.locator('#change-note'), new RegExp(`^id ${tokens[position]}: up to ${Math.round(largest)} levels`))
     }
     await page.locator('h1').hover()
     await says(page.locator('#change-title'), /still missing/)
@@ -663,7 +663,7 @@ describe('the playground', { skip: noBrowser }, () => {
       const tokens = await offered(page)
       await shows(page, 'picture', tokens)
       await cell(page, 7).hover()
-      await says(page.locator('#change-note'), /against another id$/)
+      await says(page.locator('#change-note'), /from another id$/)
       const other = await decode(tokens.with(7, ((tokens[7] as number) + 2048) % 4096))
       assert.deepEqual((await pixels(page, 'change')).data, difference(other, await decode(tokens)).data)
       await cell(page, 7).click()

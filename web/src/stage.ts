@@ -128,12 +128,16 @@ export class Stage {
     return this.#frames?.get(this.#tokens.length)
   }
 
-  /** Says why there is no slider where there is none. */
+  /** Says why there is no slider where there is none, and promises nothing that the model does not do. */
   #explain(): void {
     byId('controls', HTMLElement).hidden = !this.#grows
     const hint = byId('no-prefix', HTMLElement)
     hint.hidden = this.#grows
     if (this.#grows) return
+    byId('title', HTMLElement).textContent = 'A picture in a few tokens'
+    byId('lede', HTMLElement).textContent =
+      'A photo becomes a short row of tokens, and all of them together become a picture again. Change one and see what it stood for.'
+    byId('mix-lede', HTMLElement).textContent = 'The first tokens of one picture, the last of another.'
     hint.textContent =
       this.#info.kind === 'parallel'
         ? 'No slider here: this model makes its tokens side by side, in no order, so the first few mean nothing without the others.'
@@ -336,24 +340,26 @@ export class Stage {
     }
     const { before, after } = this.#around(position)
     title.textContent = `What token ${position + 1} changes`
+    canvas.parentElement?.classList.toggle('waiting', before === undefined || after === undefined)
     if (before === undefined || after === undefined) {
       note.textContent = 'decoding…'
       return
     }
     const { data, largest } = difference(before, after)
     show(canvas, { width: after.width, height: after.height, data })
-    const against = !this.#grows ? 'against another id' : position === 0 ? 'against grey' : `after ${position}`
+    const from = !this.#grows ? ' from another id' : position === 0 ? ' from plain grey' : ''
     const gain =
       this.#grows && this.#pixels && position > 0
         ? `, ${signed(psnr(this.#pixels, after) - psnr(this.#pixels, before))}`
         : ''
-    note.textContent = `id ${this.#tokens[position]}: up to ${Math.round(largest)} of 255 ${against}${gain}`
+    note.textContent = `id ${this.#tokens[position]}: up to ${Math.round(largest)} levels${from}${gain}`
     canvas.setAttribute('aria-label', `Map of what token ${position + 1} changes: ${note.textContent}`)
   }
 
   /** While no token is pointed at: how far the picture is from the original. */
   #renderMissing(canvas: HTMLCanvasElement, title: HTMLElement, note: HTMLElement): void {
     const picture = this.#frames?.get(this.#shown)
+    canvas.parentElement?.classList.toggle('waiting', picture === undefined)
     note.textContent = 'Point at a token to see what it changes'
     if (this.#pixels === undefined) {
       clear(canvas)
