@@ -29,8 +29,9 @@ export class Playground {
     await http.register(files, {
       root: fileURLToPath(this.#folder),
       prefix: '/playground/',
-      wildcard: false,
       index: false,
+      // A folder is no file: not found, rather than forbidden.
+      allowedPath: (path) => !path.endsWith('/'),
       cacheControl: false,
       setHeaders: (reply, path) => {
         // The names of scripts and style sheets change with their content; browsers ask after all else.

@@ -266,7 +266,10 @@ describe('the playground', { skip: noBrowser }, () => {
       const before = position === 0 ? grey(128, 128) : await decode(tokens.slice(0, position))
       const { data, largest } = difference(before, after)
       assert.deepEqual((await pixels(page, 'change')).data, data)
-      await says(page.locator('#change-note'), new RegExp(`^id ${tokens[position]}: up to ${Math.round(largest)} levels`))
+      await says(
+        page.locator('#change-note'),
+        new RegExp(`^id ${tokens[position]}: up to ${Math.round(largest)} levels`),
+      )
     }
     await page.locator('h1').hover()
     await says(page.locator('#change-title'), /still missing/)

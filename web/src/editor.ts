@@ -11,6 +11,8 @@ export class Editor {
   readonly #id = byId('token-id', HTMLInputElement)
   readonly #with = byId('swap-with', HTMLInputElement)
   #picked: number | undefined
+  /** The id that the picked token has. */
+  #current: number | undefined
 
   constructor(codebookSize: number, { onSet, onSwap, onRestore }: EditorEvents) {
     this.#id.max = String(codebookSize - 1)
@@ -26,7 +28,10 @@ export class Editor {
     this.#id.addEventListener('change', set)
     byId('random', HTMLButtonElement).addEventListener(
       'click',
-      whenPicked((position) => onSet(position, Math.floor(Math.random() * codebookSize))),
+      whenPicked((position) => {
+        const step = 1 + Math.floor(Math.random() * (codebookSize - 1))
+        onSet(position, ((this.#current ?? 0) + step) % codebookSize)
+      }),
     )
     byId('swap', HTMLButtonElement).addEventListener('click', swap)
     byId('restore', HTMLButtonElement).addEventListener('click', onRestore)
@@ -38,15 +43,17 @@ export class Editor {
 
   /** Shows the picked token, if any, and whether there is something to undo. */
   show(tokens: readonly number[], encoded: readonly number[], picked: number | undefined): void {
+    const before = { picked: this.#picked, id: this.#current }
     this.#picked = picked
+    this.#current = picked === undefined ? undefined : tokens[picked]
     byId('editor-hint', HTMLElement).hidden = picked !== undefined
     byId('editor-tools', HTMLElement).hidden = picked === undefined
     byId('restore', HTMLButtonElement).hidden = tokens.every((id, i) => id === encoded[i])
-    if (picked === undefined) return
-    const id = tokens[picked] as number
+    if (picked === undefined || this.#current === undefined) return
     byId('editor-name', HTMLElement).textContent = `Token ${picked + 1}`
-    colour(byId('editor-chip', HTMLElement), id)
-    if (document.activeElement !== this.#id || this.#id.valueAsNumber !== id) this.#id.value = String(id)
+    colour(byId('editor-chip', HTMLElement), this.#current)
+    // What is being typed stays.
+    if (before.picked !== picked || before.id !== this.#current) this.#id.value = String(this.#current)
     this.#with.max = String(tokens.length)
   }
 

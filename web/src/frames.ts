@@ -117,7 +117,7 @@ export class Frames {
       return [...new Set([...near, ...others])].slice(0, batch)
     }
     if (!this.#filling) return []
-    if (this.#pictures.size === 0) return doubling(from, to)
+    if (this.#pictures.size === 0) return doubling(from, to).slice(0, batch)
     return missing.slice(0, batch)
   }
 }

@@ -39,6 +39,8 @@ export class GalleryButtons {
       image.src = `playground/photos/${photo.name.replace(/\.\w+$/, '')}-thumbnail.webp`
       image.alt = photo.title
       image.width = image.height = 56
+      // Dragged, it would be taken for a file.
+      image.draggable = false
       const button = document.createElement('button')
       button.type = 'button'
       button.title = `${photo.title} – ${photo.credit}`

@@ -66,15 +66,18 @@ export class Take {
   }
 }
 
-/** Pages without TLS have no clipboard; the old command still works there. */
+/** Pages without TLS have no clipboard, and some may not use it; the old command still works there. */
 async function copyText(text: string): Promise<void> {
-  if (navigator.clipboard !== undefined) return navigator.clipboard.writeText(text)
-  const area = document.createElement('textarea')
-  area.value = text
-  area.className = 'hidden'
-  document.body.append(area)
-  area.select()
-  const copied = document.execCommand('copy')
-  area.remove()
-  if (!copied) throw new Error('not copied')
+  try {
+    return await navigator.clipboard.writeText(text)
+  } catch {
+    const area = document.createElement('textarea')
+    area.value = text
+    area.className = 'hidden'
+    document.body.append(area)
+    area.select()
+    const copied = document.execCommand('copy')
+    area.remove()
+    if (!copied) throw new Error('not copied')
+  }
 }
