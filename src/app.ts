@@ -19,6 +19,7 @@ import type { Inference } from './inference/inference.ts'
 import type { Metrics } from './observability/metrics.ts'
 import { logRequests } from './observability/request-log.ts'
 import { routes } from './routes/index.ts'
+import { Playground } from './routes/playground.ts'
 import type { Services } from './services.ts'
 
 export interface App {
@@ -86,13 +87,15 @@ export async function buildApp(options: {
   http.setSerializerCompiler(() => JSON.stringify)
   await http.register(accepts)
   await http.register(swagger, { mode: 'static', specification: { document: structuredClone(contract.document) } })
+  const playground = new Playground()
+  await playground.serve(http)
   await http.register(swaggerUi, {
     routePrefix: '/docs',
-    theme: { title: 'NativeTok' },
+    theme: playground.docsTheme(),
     uiConfig: { layout: 'BaseLayout' },
   })
   const limits = config.rateLimit === undefined ? [] : [await limitRate(http, config.rateLimit)]
-  const handlers = routes(services, limits)
+  const handlers = routes(services, playground, limits)
   for (const { id, ...route } of operationsOf(contract)) {
     if (id !== 'docs') http.route({ ...route, ...handlers[id] })
   }

@@ -7,7 +7,7 @@ export const securityHeaders = {
   'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
 }
 
-// What Swagger UI needs: its own files, the icons in its style sheet, and images in answers.
+// What the playground and Swagger UI need: their own files, icons inside a style sheet, and images in answers.
 const pagePolicy = [
   "default-src 'none'",
   "script-src 'self'",
@@ -23,6 +23,7 @@ const pagePolicy = [
 export function addSecurityHeaders(http: FastifyInstance): void {
   http.addHook('onRequest', async (request, reply) => {
     reply.headers(securityHeaders)
-    if (request.routeOptions.url?.startsWith('/docs')) reply.header('content-security-policy', pagePolicy)
+    const { url } = request.routeOptions
+    if (url === '/' || url?.startsWith('/docs')) reply.header('content-security-policy', pagePolicy)
   })
 }

@@ -176,7 +176,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Redirects to /docs */
+        /** The playground */
         get: operations["home"];
         put?: never;
         post?: never;
@@ -707,14 +707,15 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description To /docs */
-            302: {
+            /** @description A page that shows what tokens do and needs nothing from elsewhere */
+            200: {
                 headers: {
                     "X-Request-Id": components["headers"]["RequestId"];
-                    Location: string;
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "text/html": string;
+                };
             };
         };
     };

@@ -7,7 +7,8 @@ import { requireMediaType } from '../http/media-types.ts'
 import type { Services } from '../services.ts'
 import { decode } from './decode.ts'
 import { encode } from './encode.ts'
-import { codebook, contract, home, info, live, metrics, ready } from './read.ts'
+import type { Playground } from './playground.ts'
+import { codebook, contract, info, live, metrics, ready } from './read.ts'
 
 type Route = RouteShorthandOptions & { handler: RouteHandlerMethod }
 
@@ -20,6 +21,7 @@ const guardable: Partial<Record<OperationId, Guardable>> = { live: 'health', rea
  */
 export function routes(
   services: Services,
+  playground: Playground,
   limits: onRequestAsyncHookHandler[],
 ): Record<Exclude<OperationId, 'docs'>, Route> {
   const { contract: openapi, config, apiKeys } = services
@@ -49,6 +51,6 @@ export function routes(
     ready: reading('ready', ready(services)),
     metrics: reading('metrics', metrics(services)),
     contract: reading('contract', contract(services)),
-    home: reading('home', home),
+    home: reading('home', playground.home),
   }
 }

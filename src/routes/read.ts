@@ -6,9 +6,6 @@ import type { Services } from '../services.ts'
 
 type Health = components['schemas']['Health']
 
-/** `GET /`. */
-export const home: RouteHandlerMethod = async (_, reply) => reply.redirect('/docs')
-
 /** `GET /openapi.yaml`. */
 export function contract({ contract }: Services): RouteHandlerMethod {
   return async (_, reply) => reply.type('application/yaml').send(contract.text)
