@@ -18,7 +18,7 @@ test('one short round measures the service and the baseline, whose tokens are th
   t.after(() => rm(out, { recursive: true }))
   const { stdout } = await promisify(execFile)(process.execPath, [
     ...['bench/run.ts', '--contestants', 'service,baseline', '--loads', 'encode-crops', '--clients', '2'],
-    ...['--rounds', '1', '--seconds', '0.5', '--out', out],
+    ...['--rounds', '1', '--seconds', '1', '--out', out],
   ])
   const { targets, rows, baseline, stages, coldStarts, entries } = JSON.parse(
     await readFile(join(out, 'results.json'), 'utf8'),
