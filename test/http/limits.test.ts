@@ -117,7 +117,7 @@ test('too many pixels', () =>
 
 test('too many bytes in flight', () =>
   serving({ inflightLimit: 20_000 }, async (service) => {
-    const expected = { status: 503, kind: 'overloaded', detail: /bytes/ }
+    const expected = { status: 503, kind: 'overloaded', detail: /memory limit/ }
     const large = fixture('formats/cat.png')
     await problem(expected, 'POST', '/encode', post(service, '/encode', large, { 'content-type': 'image/png' }))
     for (let i = 0; i < 5; i++) {

@@ -68,7 +68,13 @@ test('a refusal reaches a client that is still sending its body, on a connection
       const [, length, body] = /\r\ncontent-length: (\d+)\r\n.*?\r\n\r\n(.*)$/is.exec(answer) ?? []
       assert.equal(body?.length, Number(length), what)
     }
-    const unannounced = head('POST /encode HTTP/1.1', 'Connection: close', 'Transfer-Encoding: chunked', key)
+    const unannounced = head(
+      'POST /encode HTTP/1.1',
+      'Connection: close',
+      'Transfer-Encoding: chunked',
+      'Content-Type: text/plain',
+      key,
+    )
     assert.match(await sendAll(service, unannounced, chunked(large)), /^HTTP\/1\.1 415 /)
   }))
 
