@@ -1,3 +1,5 @@
+import { colourOf, isSrgb } from './cicp.ts'
+import { profileOf } from './icc.ts'
 import { kindNotTaken, notTaken } from './image-error.ts'
 
 /** What an AVIF is, as far as it decides how the file is decoded. */
@@ -8,6 +10,8 @@ export interface Avif {
   deep: boolean
   /** A profile that libvips sees. */
   hasProfile: boolean
+  /** The colour space named by code points alone, where it is not sRGB. */
+  profile?: Buffer
 }
 
 interface Box {
@@ -45,7 +49,7 @@ export function hasBrands(bytes: Buffer): boolean {
 /**
  * Read what a file with brands is. AVIF is told by any of its brands, in whatever position, or by the codec of its items.
  *
- * @throws ImageError when it is another format, or of a kind that is not taken
+ * @throws ImageError when it is another format, or when its colour is of a kind that is not taken
  */
 export function readAvif(bytes: Buffer): Avif {
   const end = Math.min(bytes.readUInt32BE(0), bytes.length, mostBrands)
@@ -74,7 +78,14 @@ export function readAvif(bytes: Buffer): Avif {
   const colours = properties.filter(({ type }) => type === 'colr').map(({ content }) => content)
   const kindOf = (content: Buffer) => content.toString('latin1', 0, 4)
   const hasProfile = colours.some((content) => ['prof', 'rICC'].includes(kindOf(content)))
-  return { bytes: underKnownBrand(bytes, brands, end), deep, hasProfile }
+  const points = colours.find((content) => kindOf(content) === 'nclx' && content.length >= 10)
+  const file = { bytes: underKnownBrand(bytes, brands, end), deep, hasProfile }
+  if (hasProfile || points === undefined) return file
+
+  const colour = colourOf(points.readUInt16BE(4), points.readUInt16BE(6))
+  if (typeof colour === 'string') throw kindNotTaken(`an AVIF with ${colour}`)
+  const profile = isSrgb(colour) ? undefined : profileOf(colour.primaries, colour.transfer, false)
+  return profile === undefined ? file : { ...file, profile }
 }
 
 /**

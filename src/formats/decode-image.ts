@@ -42,6 +42,8 @@ type Plan =
   | { way: 'direct'; bytes: Buffer }
   /** By a PNG of 8 bits in the file's own colour space, without the last band where that is no alpha. */
   | { way: 'in 8 bits'; bytes: Buffer; grey: boolean; extraBand: boolean }
+  /** By a PNG of the model's size that has the given profile. */
+  | { way: 'with a profile'; bytes: Buffer; deep: boolean; profile: Buffer }
   /** From floating-point samples. */
   | { way: 'from floats'; bytes: Buffer; grey: boolean; profile?: Buffer }
 
@@ -61,6 +63,12 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
         return await toPixels(open(plan.bytes, options), options)
       case 'in 8 bits':
         return await toPixels(open(await inEightBits(plan, options), options), options)
+      case 'with a profile': {
+        const png = fitted(open(plan.bytes, options), options)
+          .toColourspace(plan.deep ? 'rgb16' : 'srgb')
+          .png()
+        return await decodeImage(withProfile(await png.toBuffer(), plan.profile), ofModelSize(options))
+      }
       case 'from floats':
         return await fromFloats(plan, options)
     }
@@ -83,7 +91,8 @@ function planOf(bytes: Buffer): Plan {
   }
   if (isGif(bytes)) return { way: 'direct', bytes: withTransparency(bytes) }
   if (hasBrands(bytes)) {
-    const { deep, hasProfile, bytes: file } = readAvif(bytes)
+    const { deep, hasProfile, profile, bytes: file } = readAvif(bytes)
+    if (profile) return { way: 'with a profile', bytes: file, deep, profile }
     if (deep && hasProfile) return { way: 'in 8 bits', bytes: file, grey: false, extraBand: false }
     return { way: 'direct', bytes: file }
   }
@@ -101,13 +110,12 @@ function open(bytes: Buffer, { maxPixels }: DecodeOptions, special: SharpOptions
 }
 
 function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
-  return image
-    .flatten({ background: '#ffffff' })
-    .resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+  return image.resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
 }
 
 function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
-  return fitted(image, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
+  const flat = image.flatten({ background: '#ffffff' })
+  return fitted(flat, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
 }
 
 /**
@@ -138,8 +146,7 @@ async function fromFloats(
 ): Promise<Buffer> {
   const { size } = options
   const space = plan.grey ? 'srgb' : 'scrgb'
-  const { data, info } = await open(plan.bytes, options, { ignoreIcc: true })
-    .resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+  const { data, info } = await fitted(open(plan.bytes, options, { ignoreIcc: true }), options)
     .pipelineColourspace(space)
     .toColourspace(space)
     .raw({ depth: 'float' })
@@ -149,20 +156,10 @@ async function fromFloats(
   if (!samples.every((value) => value > -1 && value < 2)) {
     throw kindNotTaken('a TIFF with floating-point samples outside 0 to 1')
   }
-  const colour = (pixel: number, band: number) => {
-    const alpha = info.channels === 4 ? (samples[pixel * 4 + 3] ?? 1) : 1
-    return Math.min(1, Math.max(0, (samples[pixel * info.channels + band] ?? 0) * alpha + 1 - alpha))
-  }
-  if (plan.profile === undefined) {
-    return Buffer.from(
-      Uint8Array.from({ length: size * size * 3 }, (_, i) => Math.round(255 * colour(Math.floor(i / 3), i % 3))),
-    )
-  }
-  const bands = plan.grey ? 1 : 3
-  const deep = Uint16Array.from({ length: size * size * bands }, (_, i) =>
-    Math.round(65_535 * colour(Math.floor(i / bands), i % bands)),
-  )
-  const png = await sharp(deep, { raw: { width: size, height: size, channels: bands } })
+  const deep = Uint16Array.from(samples, (value) => Math.round(65_535 * Math.min(1, Math.max(0, value))))
+  const image = sharp(deep, { raw: { width: size, height: size, channels: info.channels } })
+  if (plan.profile === undefined) return toPixels(image, options)
+  const png = await image
     .toColourspace(plan.grey ? 'grey16' : 'rgb16')
     .png()
     .toBuffer()

@@ -1,5 +1,8 @@
 import { crc32, deflateSync, inflateSync } from 'node:zlib'
+import { colourOf, isSrgb } from './cicp.ts'
 import { exifOf, orientationOf } from './exif.ts'
+import { type Primaries, profileOf, srgbPrimaries, type Transfer } from './icc.ts'
+import { kindNotTaken } from './image-error.ts'
 
 interface Chunk {
   type: string
@@ -25,8 +28,10 @@ const mostChunks = 131_072
 const mostText = 2 ** 19
 /** Most text chunks that are searched for EXIF. */
 const mostTexts = 2
+/** Chunks that name the colour space. */
+const colourChunks = new Set(['cICP', 'iCCP', 'sRGB', 'gAMA', 'cHRM'])
 const code = (type: string) => Buffer.from(type, 'latin1').readUInt32BE()
-const lookedAt = new Set(['eXIf', 'iCCP', 'IDAT'].map(code))
+const lookedAt = new Set([...colourChunks, 'eXIf', 'IDAT'].map(code))
 const textCodes = new Set(['tEXt', 'zTXt', 'iTXt'].map(code))
 const idat = code('IDAT')
 
@@ -35,7 +40,10 @@ export function isPng(bytes: Buffer): boolean {
 }
 
 /**
- * Read what a PNG says of orientation. libvips knows `eXIf` before the pixels. EXIF behind the pixels or as text is put there.
+ * Read what a PNG says of orientation and colour. libvips knows `eXIf` before the pixels and `iCCP`. What stands elsewhere
+ * is put there: EXIF behind the pixels or as text, and colour by `cICP` or by `gAMA` and `cHRM`.
+ *
+ * @throws ImageError when its colour is of a kind that is not taken
  */
 export function readPng(bytes: Buffer): Png {
   const chunks = chunksOf(bytes)
@@ -48,6 +56,12 @@ export function readPng(bytes: Buffer): Png {
 
   const dropped = new Set<Chunk>()
   const added: Buffer[] = []
+  const beforePixels = chunks.filter((chunk) => chunk.start < pixels.start && colourChunks.has(chunk.type))
+  const profile = profileBeside(beforePixels, grey)
+  if (profile !== undefined) {
+    for (const chunk of beforePixels) dropped.add(chunk)
+    if (profile !== 'srgb') added.push(profileChunk(profile))
+  }
   const exif = find('eXIf')
   const orientation = exif ? orientationOf(exif.data) : orientationOfText(chunks)
   const isSeen = exif !== undefined && exif.start < pixels.start && exif.data[0] !== 0x45
@@ -55,7 +69,7 @@ export function readPng(bytes: Buffer): Png {
     if (exif) dropped.add(exif)
     added.push(chunkOf('eXIf', exifOf(orientation)))
   }
-  const deepProfile = depth === 16 && find('iCCP') !== undefined
+  const deepProfile = depth === 16 && (profile === undefined ? find('iCCP') !== undefined : profile !== 'srgb')
   if (dropped.size === 0 && added.length === 0) return { bytes, deepProfile, grey }
   return { bytes: rewritten(bytes, dropped, added), deepProfile, grey }
 }
@@ -95,6 +109,58 @@ function chunksOf(bytes: Buffer): Chunk[] {
 /** The keyword at the beginning of a text chunk's data, where it is one that stands before EXIF. */
 function keywordOf(bytes: Buffer, at: number): string | undefined {
   return /^raw profile type (exif|app1)(?=\0)/i.exec(bytes.toString('latin1', at, at + 32))?.[0]
+}
+
+/**
+ * The profile to put into the file, by the specification's precedence: cICP, iCCP, sRGB, then gAMA and cHRM.
+ *
+ * @param chunks those before the pixels that name a colour space
+ * @returns undefined where the file is fine as it is, `srgb` where what it has is to be dropped
+ */
+function profileBeside(chunks: Chunk[], grey: boolean): Buffer | 'srgb' | undefined {
+  const find = (type: string, length: number) =>
+    chunks.find(({ type: t, data }) => t === type && data.length >= length)?.data
+  const cicp = find('cICP', 4)
+  if (cicp !== undefined && !(cicp[0] === 2 && cicp[1] === 2)) {
+    const [primariesCode = 0, transferCode = 0, matrix, fullRange] = cicp
+    const refuse = (what: string) => kindNotTaken(`a PNG with ${what}`)
+    if (matrix !== 0) throw refuse('colour as luma and chroma (cICP)')
+    if (fullRange !== 1) throw refuse('colour of narrow range (cICP)')
+    const colour = colourOf(primariesCode, transferCode)
+    if (typeof colour === 'string') throw refuse(colour)
+    if (isSrgb(colour)) return chunks.some(({ type }) => type === 'iCCP') ? 'srgb' : undefined
+    return profileOf(colour.primaries, colour.transfer, grey)
+  }
+  if (find('iCCP', 0) !== undefined || find('sRGB', 0) !== undefined) return undefined
+
+  const gamma = find('gAMA', 4)?.readUInt32BE()
+  const chromaticities = find('cHRM', 32)
+  // Beyond a tenth and ten it is a mistake rather than a curve.
+  const transfer: Transfer = gamma && gamma >= 10_000 && gamma <= 1_000_000 ? { gamma: 100_000 / gamma } : 'srgb'
+  const primaries = chromaticities && primariesOf(chromaticities)
+  const hasSrgbPrimaries = primaries === undefined || areSrgb(primaries)
+  const hasSrgbTransfer = transfer === 'srgb' || Math.abs(transfer.gamma - 2.2) < 0.02
+  if (hasSrgbPrimaries && hasSrgbTransfer) return undefined
+  return profileOf(hasSrgbPrimaries ? srgbPrimaries : primaries, transfer, grey)
+}
+
+function primariesOf(data: Buffer): Primaries | undefined {
+  const [whiteX, whiteY, redX, redY, greenX, greenY, blueX, blueY] = Array.from(
+    { length: 8 },
+    (_, i) => data.readUInt32BE(i * 4) / 100_000,
+  ) as [number, number, number, number, number, number, number, number]
+  const primaries: Primaries = {
+    ...{ white: [whiteX, whiteY], red: [redX, redY] },
+    ...{ green: [greenX, greenY], blue: [blueX, blueY] },
+  }
+  // Zeros, a line or a point are no colour space: as if nothing was said.
+  return profileOf(primaries, 'srgb', false) && primaries
+}
+
+/** As near as rounding: some writers have three digits. */
+function areSrgb(primaries: Primaries): boolean {
+  const [ours, srgb] = [primaries, srgbPrimaries].map(({ white, red, green, blue }) => [white, red, green, blue].flat())
+  return ours?.every((value, i) => Math.abs(value - (srgb?.[i] ?? 0)) < 0.002) ?? false
 }
 
 /** ImageMagick and exiv2 put EXIF into a text chunk: lines of its kind, its length in bytes, and its bytes in hexadecimal. */
