@@ -17,7 +17,8 @@ export interface paths {
          * Images to tokens
          * @description Takes JPEG, PNG, WebP, AVIF, GIF (first frame) and TIFF, told by their content. EXIF orientation is applied,
          *     colour brought to sRGB, alpha flattened on the model's background, the shorter side resized and the centre
-         *     cropped. A NumPy array has to have the model's size and is taken as it is. Order is kept. One bad image fails
+         *     cropped. A file of a kind that cannot be read rightly (high dynamic range, signed or 64-bit samples, a camera
+         *     raw, HEIC, ...) is 415 and says which kind it is. A NumPy array has to have the model's size and is taken as it is. Order is kept. One bad image fails
          *     the request and is named by its index.
          */
         post: operations["encode"];
