@@ -110,13 +110,12 @@ function open(bytes: Buffer, { maxPixels }: DecodeOptions, special: SharpOptions
 }
 
 function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
-  return image
-    .flatten({ background: '#ffffff' })
-    .resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+  return image.resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
 }
 
 function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
-  return fitted(image, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
+  const flat = image.flatten({ background: '#ffffff' })
+  return fitted(flat, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
 }
 
 /**
@@ -147,8 +146,7 @@ async function fromFloats(
 ): Promise<Buffer> {
   const { size } = options
   const space = plan.grey ? 'srgb' : 'scrgb'
-  const { data, info } = await open(plan.bytes, options, { ignoreIcc: true })
-    .resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+  const { data, info } = await fitted(open(plan.bytes, options, { ignoreIcc: true }), options)
     .pipelineColourspace(space)
     .toColourspace(space)
     .raw({ depth: 'float' })
@@ -158,20 +156,10 @@ async function fromFloats(
   if (!samples.every((value) => value > -1 && value < 2)) {
     throw kindNotTaken('a TIFF with floating-point samples outside 0 to 1')
   }
-  const colour = (pixel: number, band: number) => {
-    const alpha = info.channels === 4 ? (samples[pixel * 4 + 3] ?? 1) : 1
-    return Math.min(1, Math.max(0, (samples[pixel * info.channels + band] ?? 0) * alpha + 1 - alpha))
-  }
-  if (plan.profile === undefined) {
-    return Buffer.from(
-      Uint8Array.from({ length: size * size * 3 }, (_, i) => Math.round(255 * colour(Math.floor(i / 3), i % 3))),
-    )
-  }
-  const bands = plan.grey ? 1 : 3
-  const deep = Uint16Array.from({ length: size * size * bands }, (_, i) =>
-    Math.round(65_535 * colour(Math.floor(i / bands), i % bands)),
-  )
-  const png = await sharp(deep, { raw: { width: size, height: size, channels: bands } })
+  const deep = Uint16Array.from(samples, (value) => Math.round(65_535 * Math.min(1, Math.max(0, value))))
+  const image = sharp(deep, { raw: { width: size, height: size, channels: info.channels } })
+  if (plan.profile === undefined) return toPixels(image, options)
+  const png = await image
     .toColourspace(plan.grey ? 'grey16' : 'rgb16')
     .png()
     .toBuffer()
