@@ -5,7 +5,6 @@ reads is left out, which changes no result: the rows of a last block that are no
 whose one row reads the others, their keys and values (`Writer.query_block`).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from nativetok.published.nativetok import NativeTok
 from nativetok.published.pixels import EPSILON, GROUPS, PixelDecoder
 from nativetok.published.storage import Storage, StoredGraph
-from nativetok.published.titok import Decoder, TiTok
+from nativetok.published.titok import TiTok
 from nativetok.published.tokenizer import Tokenizer
 
 STAGES = (16, 32, 64, 128)
@@ -68,7 +67,11 @@ class Writer(StoredGraph):
     def linear(self, x: str, weight: Tensor, bias: Tensor | None) -> str:
         """Rows [..., P] through a layer of weights [Q, P], or of a 1x1 convolution."""
         matrix = self.weight(_array(weight).reshape(len(weight), -1).T)
-        return self.node("MatMul", x, matrix) if bias is None else self.node("Add", self.node("MatMul", x, matrix), self.value(bias))
+        return (
+            self.node("MatMul", x, matrix)
+            if bias is None
+            else self.node("Add", self.node("MatMul", x, matrix), self.value(bias))
+        )
 
     def layer_norm(self, x: str, norm: nn.LayerNorm) -> str:
         """Layer normalisation of rows, from nodes that run faster than the operator of this name."""
@@ -119,7 +122,9 @@ class Writer(StoredGraph):
         q_bias, _, v_bias = w["attn.in_proj_bias"].chunk(3)
         size = width // heads
         normed = self.layer_norm(x, block.ln_1)
-        q = self.node("Add", self.node("MatMul", self.rows(normed, -1, LAST), self.weight(q_weight.T)), self.value(q_bias))
+        q = self.node(
+            "Add", self.node("MatMul", self.rows(normed, -1, LAST), self.weight(q_weight.T)), self.value(q_bias)
+        )
         q = self.node("Mul", self.node("Reshape", q, self.shape(0, heads, 1, size)), self.number(size**-0.5))
         asked = self.node("MatMul", q, self.weight(k_weight.reshape(heads, size, width)))
         asked = self.node("Reshape", asked, self.shape(0, heads, width))
@@ -209,7 +214,13 @@ class Writer(StoredGraph):
             if level.upsample_conv is not None:
                 twice = self.weight(np.array([1, 1, 2, 2], np.float32))
                 x = self.node(
-                    "Resize", x, "", twice, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
+                    "Resize",
+                    x,
+                    "",
+                    twice,
+                    mode="nearest",
+                    nearest_mode="floor",
+                    coordinate_transformation_mode="asymmetric",
                 )
                 x, side = self.conv(x, level.upsample_conv), 2 * side
         return self.conv(self.norm_silu(x, decoder.norm_out, side), decoder.conv_out)
@@ -327,7 +338,9 @@ def _decoder(model: Tokenizer, folder: Path, storage: Storage) -> list[str]:
         absent = g.node("Pad", g.node("Cast", absent, to=TensorProto.FLOAT), g.shape(0, patches + 1, 0, 0))
         mask = g.node("Where", g.node("Cast", absent, to=TensorProto.BOOL), g.number(-np.inf), g.number(0))
         mask = g.node("Unsqueeze", mask, g.shape(1, 2))
-    tokens = g.linear(g.node("Gather", g.exact(entries), "tokens", axis=0), decoder.decoder_embed.weight, decoder.decoder_embed.bias)
+    tokens = g.linear(
+        g.node("Gather", g.exact(entries), "tokens", axis=0), decoder.decoder_embed.weight, decoder.decoder_embed.bias
+    )
     tokens = g.node("Add", tokens, g.value(decoder.latent_token_positional_embedding))
     masks = np.concatenate([_array(decoder.class_embedding), np.repeat(_array(decoder.mask_token[0]), patches, axis=0)])
     masks = g.repeated(masks + _array(decoder.positional_embedding), tokens)
@@ -358,7 +371,9 @@ def _maskgit_pixels(g: Writer, x: str, model: Tokenizer) -> str:
         mixed = g.node("Gather", codes, g.node("ArgMax", logits, axis=-1, keepdims=0), axis=0)
     else:
         mixed = g.node("MatMul", g.node("Softmax", logits, axis=-1), codes)
-    picture = g.node("Reshape", g.node("Transpose", mixed, perm=[0, 2, 1]), g.shape(0, model.sizes.pixels.code, side, side))
+    picture = g.node(
+        "Reshape", g.node("Transpose", mixed, perm=[0, 2, 1]), g.shape(0, model.sizes.pixels.code, side, side)
+    )
     return g.pixel_decoder(picture, model.pixel_decoder, side)
 
 

@@ -70,7 +70,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def recognise(checkpoint: Checkpoint, config: dict[str, Any] | None = None, options: Options | None = None) -> Recognised:
+def recognise(
+    checkpoint: Checkpoint, config: dict[str, Any] | None = None, options: Options | None = None
+) -> Recognised:
     """Say what a checkpoint is.
 
     Raises CheckpointError for families that cannot be served (by name), for unknown, missing and misshapen weights
@@ -144,7 +146,9 @@ class _Reading:
             family, title, sizes = "nativetok", *self._nativetok()
         else:
             family, title, sizes = "titok", *self._titok()
-        unknown = sorted(set(self.options.heads) - {"encoder", "decoder", *(["experts"] if family == "nativetok" else [])})
+        unknown = sorted(
+            set(self.options.heads) - {"encoder", "decoder", *(["experts"] if family == "nativetok" else [])}
+        )
         if unknown:
             raise CheckpointError(f"{title} has no part {unknown[0]!r} to give heads to")
         result = Recognised(family, title, sizes, self.origins, tuple(self.open), tuple(self.unset))
@@ -155,7 +159,9 @@ class _Reading:
     def _refuse_by_name(self) -> None:
         tensors = self.tensors
         bare = {name.removeprefix("model.") for name in tensors}
-        if any(name.startswith(("in_blocks.", "mid_block.", "out_blocks.", "embeddings.word_embeddings.")) for name in bare):
+        if any(
+            name.startswith(("in_blocks.", "mid_block.", "out_blocks.", "embeddings.word_embeddings.")) for name in bare
+        ):
             raise CheckpointError(f"{self.name} is a generator, which predicts tokens: it is not a tokenizer")
         if _any(tensors, "decoder.text_guidance_proj."):
             raise CheckpointError(
@@ -192,7 +198,9 @@ class _Reading:
             self._maskgit_head()
         hard = legacy and self.vq.get("finetune_decoder", True) is False
         sizes = TiTokSizes(
-            **self._common("encoder.positional_embedding", trunk, normalised=legacy, drawn=newer), encoder=trunk, hard=hard
+            **self._common("encoder.positional_embedding", trunk, normalised=legacy, drawn=newer),
+            encoder=trunk,
+            hard=hard,
         )
         title = "TiTok, newer kind (VQ)" if newer else f"TiTok, legacy kind, stage {1 if hard else 2}"
         return title, sizes
@@ -223,7 +231,9 @@ class _Reading:
         """What both families have, beside their encoders."""
         side = math.isqrt(self._shape(positions)[-2] - 1)
         if side**2 != self._shape(positions)[-2] - 1:
-            raise CheckpointError(f'{self.name}: the rows of "{positions}" are not one more than a square number of patches')
+            raise CheckpointError(
+                f'{self.name}: the rows of "{positions}" are not one more than a square number of patches'
+            )
         image = side * encoder.patch
         rows = self._shape("decoder.positional_embedding")[0] - 1
         if math.isqrt(rows) ** 2 != rows or not rows or image % math.isqrt(rows):
@@ -236,7 +246,9 @@ class _Reading:
             "code_width": book[1],
             "normalised": self._said("normalised", self.options.normalised, self.vq.get("use_l2_norm"), normalised),
             "signed": self._said("signed", self.options.signed, None, False),
-            "decoder": self._trunk("decoder.transformer", "decoder", "decoder.ln_pre.weight", image // math.isqrt(rows)),
+            "decoder": self._trunk(
+                "decoder.transformer", "decoder", "decoder.ln_pre.weight", image // math.isqrt(rows)
+            ),
             "pixels": None if drawn else self._pixels(image // math.isqrt(rows)),
         }
 
@@ -268,9 +280,7 @@ class _Reading:
         if any(width % GROUPS for width in (*middle, *(w for level in sizes.levels for w in level))):
             raise CheckpointError(f"{self.name}: a width of its pixel decoder is not a multiple of {GROUPS}")
         if sizes.scale != scale:
-            raise CheckpointError(
-                f"{self.name}: its pixel decoder draws {sizes.scale} pixels for a patch of {scale}"
-            )
+            raise CheckpointError(f"{self.name}: its pixel decoder draws {sizes.scale} pixels for a patch of {scale}")
         return sizes
 
     def _widths(self, blocks: str) -> tuple[int, ...]:
@@ -279,7 +289,9 @@ class _Reading:
 
     def _maskgit_head(self) -> None:
         if (outputs := self._shape("decoder.ffn.2.weight", 4)[0]) != MASKGIT_CODES:
-            raise CheckpointError(f"{self.name}: the decoder predicts {outputs} codes; MaskGIT-VQGAN has {MASKGIT_CODES}")
+            raise CheckpointError(
+                f"{self.name}: the decoder predicts {outputs} codes; MaskGIT-VQGAN has {MASKGIT_CODES}"
+            )
         if "pixel_decoder.conv_in.weight" not in self.tensors:
             raise CheckpointError(
                 f"{self.name} is of stage 1, without a pixel decoder: give maskgit-vqgan-imagenet-f16-256.bin with --pixels"
