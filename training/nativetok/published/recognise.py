@@ -49,7 +49,7 @@ class Recognised:
     origins: dict[str, str]
     """Where each value came from that no weight's shape says."""
     open: tuple[str, ...]
-    """Those that nothing but a default says, and could be probed: `encoder`, `experts`, `decoder`, `normalised`, `signed`."""
+    """Those that nothing but a default says: some of `encoder`, `experts`, `decoder`, `normalised`, `signed`."""
     unset: tuple[str, ...]
     """Those among them that have no default either: numbers of heads, 0 in the sizes."""
 
@@ -82,7 +82,7 @@ def recognise(
 
 
 def load(recognised: Recognised, checkpoint: Checkpoint) -> Tokenizer:
-    """Put a checkpoint's weights into its tokenizer, as float32. Raises CheckpointError for a weight that is not finite."""
+    """Put a checkpoint's weights into its tokenizer, as float32. Raises CheckpointError where one is not finite."""
     with torch.device("meta"):
         model = recognised.module()
     weights = {name: checkpoint.tensors[name].float() for name in model.state_dict()}
@@ -165,12 +165,12 @@ class _Reading:
             raise CheckpointError(f"{self.name} is a generator, which predicts tokens: it is not a tokenizer")
         if _any(tensors, "decoder.text_guidance_proj."):
             raise CheckpointError(
-                f"{self.name} is a TA-TiTok: its decoder needs a text with every image, which this service does not take"
+                f"{self.name} is a TA-TiTok: its decoder needs a text with every image, which the service does not take"
             )
         if _any(tensors, "transformer.") and _any(tensors, "encoder.down."):
             raise CheckpointError(
-                f"{self.name} is variant D of NativeTok's precursors (a causal VQGAN), whose codes are channels and not "
-                "tokens in order: it cannot be served"
+                f"{self.name} is variant D of NativeTok's precursors (a causal VQGAN), whose codes are channels and "
+                "not tokens in order: it cannot be served"
             )
         if _any(tensors, "encoder.transformers.0.0."):
             raise CheckpointError(
@@ -178,8 +178,8 @@ class _Reading:
             )
         if _is_maskgit(tensors):
             raise CheckpointError(
-                f"{self.name} is MaskGIT-VQGAN alone: it draws pixels for other tokenizers (--pixels) but has no encoder "
-                "of ordered tokens"
+                f"{self.name} is MaskGIT-VQGAN alone: it draws pixels for other tokenizers (--pixels) but is no "
+                "tokenizer of this kind"
             )
         vae = self.vq.get("quantize_mode", "vq") == "vae"
         if _any(tensors, "encoder.transformer.0."):
@@ -189,7 +189,7 @@ class _Reading:
         if vae:
             raise CheckpointError(f"{self.name} is a VAE (KL) variant of TiTok: it has no token ids")
 
-    def _titok(self) -> tuple[str, TiTokSizes]:
+    def _titok(self) -> tuple[str, TokenizerSizes]:
         newer, legacy = "decoder.conv_out.weight" in self.tensors, "decoder.ffn.2.weight" in self.tensors
         if "encoder.transformer.0.ln_1.weight" not in self.tensors or newer == legacy:
             raise CheckpointError(f'{self.name} is of no known family: its first key is "{next(iter(self.tensors))}"')
@@ -205,15 +205,15 @@ class _Reading:
         title = "TiTok, newer kind (VQ)" if newer else f"TiTok, legacy kind, stage {1 if hard else 2}"
         return title, sizes
 
-    def _nativetok(self) -> tuple[str, NativeTokSizes]:
+    def _nativetok(self) -> tuple[str, TokenizerSizes]:
         if "encoder.reduce_ffn.weight" in self.tensors:
             variant, heads = "A", 4
         elif "encoder.ffn.weight" in self.tensors and "encoder.ln_pre_Pixel.weight" in self.tensors:
             variant, heads = "B", 16
         else:
             raise CheckpointError(
-                f"{self.name} is a NativeTok of no known variant: it has neither encoder.reduce_ffn (A) nor encoder.ffn "
-                "with encoder.ln_pre_Pixel (B)"
+                f"{self.name} is a NativeTok of no known variant: it has neither encoder.reduce_ffn (A) nor "
+                "encoder.ffn with encoder.ln_pre_Pixel (B)"
             )
         patch = self._patch()
         trunk = self._trunk("encoder.transformers_Pixel", "encoder", "encoder.patch_embed.bias", patch, heads)
@@ -294,7 +294,8 @@ class _Reading:
             )
         if "pixel_decoder.conv_in.weight" not in self.tensors:
             raise CheckpointError(
-                f"{self.name} is of stage 1, without a pixel decoder: give maskgit-vqgan-imagenet-f16-256.bin with --pixels"
+                f"{self.name} is of stage 1, without a pixel decoder: give maskgit-vqgan-imagenet-f16-256.bin with "
+                "--pixels"
             )
 
     def _patch(self) -> int:

@@ -77,6 +77,7 @@ def broken(folder: Path) -> dict[Path, str]:
     }
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_what_is_no_checkpoint_gets_one_sentence_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

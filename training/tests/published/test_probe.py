@@ -50,7 +50,9 @@ def test_random_weights_are_no_guess(name: str, tmp_path: Path) -> None:
 
 def test_two_that_are_alike_are_no_guess() -> None:
     candidates = [Candidate({"encoder": 4}, 20.0), Candidate({"encoder": 8}, 19.5)]
-    with pytest.raises(CheckpointError, match=r"stands out: encoder 4 heads has 20\.00 dB and encoder 8 heads 19\.50 dB"):
+    with pytest.raises(
+        CheckpointError, match=r"stands out: encoder 4 heads has 20\.00 dB and encoder 8 heads 19\.50 dB"
+    ):
         ProbeResult(candidates, 3, 12.0).winner()
     assert ProbeResult(candidates, 3, 12.0).candidates[0].label == "encoder 4 heads"
 

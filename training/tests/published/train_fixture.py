@@ -1,6 +1,6 @@
 """Trains the fixture `titok-trained`: a tiny TiTok that reconstructs a few photos, so that wrong heads show.
 
-    cd training; python -m tests.published.train_fixture
+cd training; python -m tests.published.train_fixture
 """
 
 import torch
