@@ -2,8 +2,8 @@
 
     PYTHONPATH=training python bench/published/causal_loop.py
 
-Straightforward is what the published code computes: of every expert both blocks on all rows. Both are graphs of the same
-nodes, run by ONNX Runtime with the same weights, in turns; both must give the same tokens. Sizes are NativeTok's
+Straightforward is what the published code computes: of every expert both blocks on all rows. Both are graphs of the
+same nodes, run by ONNX Runtime with the same weights, in turns; both must give the same tokens. Sizes are NativeTok's
 (128 experts of width 256, images of 256 patches), weights are random.
 """
 
@@ -72,9 +72,8 @@ def main() -> None:
             ours, straightforward = (statistics.median(took[name]) for name in ("ours", "straightforward"))
             equal = (tokens["ours"] == tokens["straightforward"]).mean()
             ratio = statistics.median(a / b for a, b in zip(took["ours"], took["straightforward"], strict=True))
-            print(
-                f"batch {batch}: {ours:.3f} s against {straightforward:.3f} s, ratio {ratio:.3f}; tokens equal {equal:.4f}"
-            )
+            times = f"{ours:.3f} s against {straightforward:.3f} s, ratio {ratio:.3f}"
+            print(f"batch {batch}: {times}; tokens equal {equal:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Convert a published checkpoint to a bundle: `python -m nativetok.convert CHECKPOINT --out models/NAME`.
 
-Takes TiTok's checkpoints (legacy and newer, with a codebook) and NativeTok's. The graphs are held against PyTorch before the
-bundle takes its place; where anything is wrong, one sentence says what and nothing is left behind.
+Takes TiTok's checkpoints (legacy and newer, with a codebook) and NativeTok's. The graphs are held against PyTorch
+before the bundle takes its place; where anything is wrong, one sentence says what and nothing is left behind.
 """
 
 import argparse
@@ -125,13 +125,13 @@ def _round(model: Tokenizer, images: NDArray[np.uint8]) -> dict[str, float]:
 
 def patterns(count: int, size: int) -> NDArray[np.uint8]:
     """Draw pictures of noise at several scales, the same each time: uint8 [count, size, size, 3]."""
-    random, pictures = np.random.default_rng(0), np.zeros((count, size, size, 3))
+    random = np.random.default_rng(0)
+    noise = np.zeros((count, size, size, 3))
     for scale in (1, 4, 16):
         cells = -(-size // scale)
-        noise = random.normal(size=(count, cells, cells, 3)) * scale**0.5
-        pictures += noise.repeat(scale, axis=1).repeat(scale, axis=2)[:, :size, :size]
-    pictures: NDArray[Any] = 128 + 40 * pictures / pictures.std()
-    return pictures.clip(0, 255).astype(np.uint8)
+        coarse = random.normal(size=(count, cells, cells, 3)) * scale**0.5
+        noise += coarse.repeat(scale, axis=1).repeat(scale, axis=2)[:, :size, :size]
+    return (128 + 40 * noise / noise.std()).clip(0, 255).astype(np.uint8)
 
 
 def _heads(text: str) -> dict[str, int]:

@@ -73,8 +73,11 @@ class Transformer(nn.Sequential):
     def __init__(self, trunk: Trunk) -> None:
         super().__init__(*(Block(trunk.width, trunk.heads) for _ in range(trunk.layers)))
 
+    def blocks(self) -> list[Block]:
+        """The blocks, first to last."""
+        return [block for block in self if isinstance(block, Block)]
+
     def set_heads(self, heads: int) -> None:
         """Cut the rows into so many heads from now on; no weight changes."""
-        for block in self:
-            assert isinstance(block, Block)
+        for block in self.blocks():
             block.attn.heads = heads

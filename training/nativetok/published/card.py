@@ -62,7 +62,7 @@ def _taken(recognised: Recognised) -> str:
 
 def _verified(images: str, parity: dict[str, Any], storage: Storage, rounding: dict[str, Any] | None) -> str:
     text = (
-        f"## What was verified\n\nThe graphs, run with ONNX Runtime on a CPU, against the PyTorch module on {images}:\n\n"
+        f"## What was verified\n\nThe graphs, run with ONNX Runtime on a CPU, against PyTorch on {images}:\n\n"
         + _table(
             ["", ""],
             [
@@ -85,8 +85,8 @@ def _verified(images: str, parity: dict[str, Any], storage: Storage, rounding: d
 def _probe(probe: ProbeResult) -> str:
     rows = [(candidate.label, f"{candidate.psnr:.2f}") for candidate in probe.candidates]
     return (
-        f"## Probe\n\nReconstruction of {probe.photos} photos under every candidate, mean PSNR in dB. Each photo's mean "
-        f"colour alone has {probe.blank:.2f} dB.\n\n" + _table(["candidate", "PSNR"], rows)
+        f"## Probe\n\nReconstruction of {probe.photos} photos under every candidate, mean PSNR in dB. Each photo's "
+        f"mean colour alone has {probe.blank:.2f} dB.\n\n" + _table(["candidate", "PSNR"], rows)
     )
 
 

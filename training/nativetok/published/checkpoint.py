@@ -70,12 +70,8 @@ def _pickled(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # what a damaged file raises depends on where the damage is
-        text = str(error)
-        if found := re.search(r"GLOBAL (\S+)|(?:Unsupported|Blocked) (?:class|global) (\S+)", text):
-            asked = next(filter(None, found.groups()))
-            raise CheckpointError(f"{path.name} is refused: it holds more than tensors ({asked})") from None
-        if "weights_only" in text or "nsupported operand" in text:
-            raise CheckpointError(f"{path.name} is refused: it holds more than tensors") from None
+        if asked := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(f"{path.name} is refused: it holds more than tensors ({asked[1]})") from None
         raise CheckpointError(f"{path.name} is damaged or not a PyTorch checkpoint") from None
 
 

@@ -1,22 +1,24 @@
 """Writes the graphs of a bundle from a tokenizer's module.
 
 Every operator is one that ONNX Runtime runs itself on the CPU and with CUDA. What the papers' code computes and nobody
-reads is left out, which changes no result: the rows of a last block that are not read on; and of an expert's last block,
-whose one row reads the others, their keys and values (`Writer.query_block`).
+reads is left out, which changes no result: the rows of a last block that are not read on; and of an expert's last
+block, whose one row reads the others, their keys and values (`Writer.query_block`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 from torch import Tensor, nn
 
+from nativetok.published.blocks import Block
 from nativetok.published.nativetok import NativeTok
-from nativetok.published.pixels import EPSILON, GROUPS, PixelDecoder
+from nativetok.published.pixels import EPSILON, GROUPS, PixelDecoder, ResidualBlock, residual_blocks
 from nativetok.published.storage import Storage, StoredGraph
-from nativetok.published.titok import Decoder, TiTok
+from nativetok.published.titok import TiTok
 from nativetok.published.tokenizer import Tokenizer
 
 STAGES = (16, 32, 64, 128)
@@ -48,14 +50,14 @@ def write_stages(model: NativeTok, folder: Path, storage: Storage) -> dict[str, 
     ends = stages(model.sizes.length)
     return {
         f"mocet-{number}": _stage(model, folder, storage, number, start, end)
-        for number, (start, end) in enumerate(zip([0, *ends], ends), 1)
+        for number, (start, end) in enumerate(pairwise([0, *ends]), 1)
     }
 
 
 class Writer(StoredGraph):
     """Nodes that tokenizers are made of, their weights taken from a module by name."""
 
-    def __init__(self, folder: Path, name: str, storage: Storage, parts: list[nn.Module]) -> None:
+    def __init__(self, folder: Path, name: str, storage: Storage, parts: Sequence[nn.Module]) -> None:
         super().__init__(folder, name, storage, sum(p.numel() for part in parts for p in part.parameters()))
 
     def value(self, tensor: Tensor) -> str:
@@ -68,7 +70,11 @@ class Writer(StoredGraph):
     def linear(self, x: str, weight: Tensor, bias: Tensor | None) -> str:
         """Rows [..., P] through a layer of weights [Q, P], or of a 1x1 convolution."""
         matrix = self.weight(_array(weight).reshape(len(weight), -1).T)
-        return self.node("MatMul", x, matrix) if bias is None else self.node("Add", self.node("MatMul", x, matrix), self.value(bias))
+        return (
+            self.node("MatMul", x, matrix)
+            if bias is None
+            else self.node("Add", self.node("MatMul", x, matrix), self.value(bias))
+        )
 
     def layer_norm(self, x: str, norm: nn.LayerNorm) -> str:
         """Layer normalisation of rows, from nodes that run faster than the operator of this name."""
@@ -83,13 +89,13 @@ class Writer(StoredGraph):
         batch = self.node("Slice", self.node("Shape", like), self.shape(0), self.shape(1))
         return self.node("Expand", self.weight(rows[None]), self.node("Concat", batch, self.shape(*rows.shape), axis=0))
 
-    def block(self, x: str, block: nn.Module, keep: tuple[int, int] | None = None, mask: str = "") -> str:
+    def block(self, x: str, block: Block, keep: tuple[int, int] | None = None, mask: str = "") -> str:
         """A block on rows [B, T, W]; where only some rows are read on, on these alone: [B, kept, W].
 
         A mask [B, 1, 1, T] is added to the scores.
         """
-        w, heads = dict(block.named_parameters()), block.attn.heads
-        weight, bias, width = w["attn.in_proj_weight"], w["attn.in_proj_bias"], len(w["attn.out_proj.bias"])
+        attn, heads = block.attn, block.attn.heads
+        weight, bias, width = attn.in_proj_weight, attn.in_proj_bias, len(attn.out_proj.bias)
         normed = self.layer_norm(x, block.ln_1)
         if keep is None:
             q, k, v = self._heads(self.linear(normed, weight, bias), 3, heads, width)
@@ -103,23 +109,24 @@ class Writer(StoredGraph):
             scores = self.node("Add", scores, mask)
         attended = self.node("MatMul", self.node("Softmax", scores, axis=-1), v)
         attended = self.node("Reshape", self.node("Transpose", attended, perm=[0, 2, 1, 3]), self.shape(0, 0, width))
-        x = self.node("Add", x, self.linear(attended, w["attn.out_proj.weight"], w["attn.out_proj.bias"]))
+        x = self.node("Add", x, self.linear(attended, attn.out_proj.weight, attn.out_proj.bias))
         return self.mlp(x, block)
 
-    def query_block(self, x: str, block: nn.Module) -> str:
+    def query_block(self, x: str, block: Block) -> str:
         """A block of which only the last row is read: rows [B, T, W] to [B, 1, W].
 
         One row asks, so no row needs a key or a value of its own. A score is q . K y = (K^T q) . y for the rows' normed
         y: K^T q once instead of K y for all rows; the keys' bias adds the same to all scores and goes. The mixture of
         values V y + b is V (the mixture of y) + b.
         """
-        w, heads = dict(block.named_parameters()), block.attn.heads
-        width = len(w["attn.out_proj.bias"])
-        q_weight, k_weight, v_weight = (_array(part) for part in w["attn.in_proj_weight"].chunk(3))
-        q_bias, _, v_bias = w["attn.in_proj_bias"].chunk(3)
+        attn, heads, width = block.attn, block.attn.heads, len(block.attn.out_proj.bias)
+        q_weight, k_weight, v_weight = (_array(part) for part in attn.in_proj_weight.chunk(3))
+        q_bias, _, v_bias = attn.in_proj_bias.chunk(3)
         size = width // heads
         normed = self.layer_norm(x, block.ln_1)
-        q = self.node("Add", self.node("MatMul", self.rows(normed, -1, LAST), self.weight(q_weight.T)), self.value(q_bias))
+        q = self.node(
+            "Add", self.node("MatMul", self.rows(normed, -1, LAST), self.weight(q_weight.T)), self.value(q_bias)
+        )
         q = self.node("Mul", self.node("Reshape", q, self.shape(0, heads, 1, size)), self.number(size**-0.5))
         asked = self.node("MatMul", q, self.weight(k_weight.reshape(heads, size, width)))
         asked = self.node("Reshape", asked, self.shape(0, heads, width))
@@ -130,10 +137,10 @@ class Writer(StoredGraph):
         attended = self.node("Reshape", self.node("MatMul", mixed, values), self.shape(0, 1, width))
         attended = self.node("Add", attended, self.value(v_bias))
         x = self.rows(x, -1, LAST)
-        x = self.node("Add", x, self.linear(attended, w["attn.out_proj.weight"], w["attn.out_proj.bias"]))
+        x = self.node("Add", x, self.linear(attended, attn.out_proj.weight, attn.out_proj.bias))
         return self.mlp(x, block)
 
-    def mlp(self, x: str, block: nn.Module) -> str:
+    def mlp(self, x: str, block: Block) -> str:
         fc, proj = block.mlp.c_fc, block.mlp.c_proj
         inner = self.node("Gelu", self.linear(self.layer_norm(x, block.ln_2), fc.weight, fc.bias))
         return self.node("Add", x, self.linear(inner, proj.weight, proj.bias))
@@ -193,7 +200,7 @@ class Writer(StoredGraph):
         x = self.node("Add", x, self.weight(_array(norm.bias).reshape(-1, 1, 1)))
         return self.node("Mul", x, self.node("Sigmoid", x))
 
-    def residual(self, x: str, block: nn.Module, side: int) -> str:
+    def residual(self, x: str, block: ResidualBlock, side: int) -> str:
         out = self.conv(self.norm_silu(x, block.norm1, side), block.conv1)
         out = self.conv(self.norm_silu(out, block.norm2, side), block.conv2)
         return self.node("Add", out, x if block.nin_shortcut is None else self.conv(out, block.nin_shortcut))
@@ -201,15 +208,21 @@ class Writer(StoredGraph):
     def pixel_decoder(self, x: str, decoder: PixelDecoder, side: int) -> str:
         """Codes [B, D, G, G] to pixels [B, 3, S, S]."""
         x = self.conv(x, decoder.conv_in)
-        for block in decoder.mid:
+        for block in residual_blocks(decoder.mid):
             x = self.residual(x, block, side)
-        for level in reversed(decoder.up):
-            for block in level.block:
+        for level in decoder.levels():
+            for block in residual_blocks(level.block):
                 x = self.residual(x, block, side)
             if level.upsample_conv is not None:
                 twice = self.weight(np.array([1, 1, 2, 2], np.float32))
                 x = self.node(
-                    "Resize", x, "", twice, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
+                    "Resize",
+                    x,
+                    "",
+                    twice,
+                    mode="nearest",
+                    nearest_mode="floor",
+                    coordinate_transformation_mode="asymmetric",
                 )
                 x, side = self.conv(x, level.upsample_conv), 2 * side
         return self.conv(self.norm_silu(x, decoder.norm_out, side), decoder.conv_out)
@@ -224,7 +237,12 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
     return array
 
 
-def _info(name: str, kind: int, *shape: int) -> "helper.ValueInfoProto":
+def _conv(module: nn.Module) -> nn.Conv2d:
+    assert isinstance(module, nn.Conv2d)
+    return module
+
+
+def _info(name: str, kind: int, *shape: int) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, ["B", *shape])
 
 
@@ -237,7 +255,7 @@ def _token_encoder(model: TiTok, folder: Path, storage: Storage) -> list[str]:
     first = g.repeated(_array(encoder.class_embedding) + positions[:1], patches)
     latents = g.repeated(_array(model.latent_tokens + encoder.latent_token_positional_embedding), patches)
     x = g.layer_norm(g.node("Concat", first, patches, latents, axis=1), encoder.ln_pre)
-    *blocks, last = encoder.transformer
+    *blocks, last = encoder.transformer.blocks()
     for block in blocks:
         x = g.block(x, block)
     x = g.layer_norm(g.block(x, last, keep=(encoder.patches + 1, LAST)), encoder.ln_post)
@@ -262,7 +280,7 @@ def _codes(g: Writer, x: str, conv: nn.Conv2d) -> str:
 def _image_encoder(model: NativeTok, folder: Path, storage: Storage) -> list[str]:
     """NativeTok's image transformer: `images` to `latents`, what experts read."""
     sizes, encoder = model.sizes, model.encoder
-    narrow = encoder.reduce_ffn if sizes.variant == "A" else encoder.ffn
+    narrow = encoder.switch()
     parts = [encoder.patch_embed, encoder.transformers_Pixel, narrow]
     g = Writer(folder, "encoder", storage, parts)
     positions = _array(encoder.positional_embedding).reshape(-1, sizes.encoder.width)
@@ -271,7 +289,7 @@ def _image_encoder(model: NativeTok, folder: Path, storage: Storage) -> list[str
     x = g.node("Concat", first, patches, axis=1)
     if sizes.variant == "B":
         x = g.layer_norm(x, encoder.ln_pre_Pixel)
-    for block in encoder.transformers_Pixel:
+    for block in encoder.transformers_Pixel.blocks():
         x = g.block(x, block)
     matrix = g.weight(_array(narrow.weight).T)
     g.named("latents", "Add", g.node("MatMul", x, matrix), g.value(narrow.bias))
@@ -285,7 +303,7 @@ def _image_encoder(model: NativeTok, folder: Path, storage: Storage) -> list[str
 def _stage(model: NativeTok, folder: Path, storage: Storage, number: int, start: int, end: int) -> list[str]:
     """Experts `start` to `end`: `latents`, and the `state` of those before, to `tokens` and the grown `state`."""
     sizes, encoder = model.sizes, model.encoder
-    experts = list(encoder.transformers_tokens)[start:end]
+    experts = encoder.experts()[start:end]
     g = Writer(folder, f"mocet-{number}", storage, experts)
     raw = g.node("Concat", "latents", "prefix_state", axis=1) if start else "latents"
     rows = g.layer_norm(raw, encoder.ln_pre)  # of each row once: it is the same to every expert
@@ -295,7 +313,7 @@ def _stage(model: NativeTok, folder: Path, storage: Storage, number: int, start:
             model.latent_tokens[i], encoder.ln_pre.normalized_shape, encoder.ln_pre.weight, encoder.ln_pre.bias
         )
         x = g.node("Concat", rows, g.repeated(_array(query)[None], rows), axis=1)
-        *blocks, last = expert
+        *blocks, last = expert.blocks()
         for block in blocks:
             x = g.block(x, block)
         said.append(g.query_block(x, last))
@@ -314,7 +332,7 @@ def _stage(model: NativeTok, folder: Path, storage: Storage, number: int, start:
     return g.files
 
 
-def _decoder(model: Tokenizer, folder: Path, storage: Storage) -> list[str]:
+def _decoder(model: TiTok | NativeTok, folder: Path, storage: Storage) -> list[str]:
     """Both families' decoder: `tokens` to `images`. Nothing attends to absent tokens, which NativeTok may have."""
     sizes, decoder, causal = model.sizes, model.decoder, isinstance(model, NativeTok)
     parts = [decoder, *([model.pixel_quantize, model.pixel_decoder] if sizes.pixels else [])]
@@ -327,16 +345,19 @@ def _decoder(model: Tokenizer, folder: Path, storage: Storage) -> list[str]:
         absent = g.node("Pad", g.node("Cast", absent, to=TensorProto.FLOAT), g.shape(0, patches + 1, 0, 0))
         mask = g.node("Where", g.node("Cast", absent, to=TensorProto.BOOL), g.number(-np.inf), g.number(0))
         mask = g.node("Unsqueeze", mask, g.shape(1, 2))
-    tokens = g.linear(g.node("Gather", g.exact(entries), "tokens", axis=0), decoder.decoder_embed.weight, decoder.decoder_embed.bias)
+    tokens = g.linear(
+        g.node("Gather", g.exact(entries), "tokens", axis=0), decoder.decoder_embed.weight, decoder.decoder_embed.bias
+    )
     tokens = g.node("Add", tokens, g.value(decoder.latent_token_positional_embedding))
     masks = np.concatenate([_array(decoder.class_embedding), np.repeat(_array(decoder.mask_token[0]), patches, axis=0)])
-    masks = g.repeated(masks + _array(decoder.positional_embedding), tokens)
-    x = g.layer_norm(g.node("Concat", masks, tokens, axis=1), decoder.ln_pre)
-    *blocks, last = decoder.transformer
+    rows = g.repeated(masks + _array(decoder.positional_embedding), tokens)
+    x = g.layer_norm(g.node("Concat", rows, tokens, axis=1), decoder.ln_pre)
+    *blocks, last = decoder.transformer.blocks()
     for block in blocks:
         x = g.block(x, block, mask=mask)
     x = g.layer_norm(g.block(x, last, keep=(1, patches + 1), mask=mask), decoder.ln_post)
-    pixels = _maskgit_pixels(g, x, model) if sizes.pixels else _own_pixels(g, x, model)
+    own = isinstance(model, TiTok) and not sizes.pixels
+    pixels = _own_pixels(g, x, model) if own else _maskgit_pixels(g, x, model)
     if sizes.signed:
         pixels = g.node("Div", g.node("Add", pixels, g.number(1)), g.number(2))
     pixels = g.named("pixels", "Transpose", pixels, perm=[0, 2, 3, 1])
@@ -349,23 +370,27 @@ def _decoder(model: Tokenizer, folder: Path, storage: Storage) -> list[str]:
     return g.files
 
 
-def _maskgit_pixels(g: Writer, x: str, model: Tokenizer) -> str:
+def _maskgit_pixels(g: Writer, x: str, model: TiTok | NativeTok) -> str:
     """Rows of patches [B, N, W] to pixels [B, 3, S, S] by way of MaskGIT-VQGAN's codes."""
-    side, (first, _, second) = model.decoder.side, model.decoder.ffn
+    side, ffn = model.decoder.side, model.decoder.ffn
+    first, second = _conv(ffn[0]), _conv(ffn[2])
+    codes_width = model.pixel_quantize.embedding.embedding_dim
     logits = g.linear(g.node("Tanh", g.linear(x, first.weight, first.bias)), second.weight, second.bias)
     codes = g.value(model.pixel_quantize.embedding.weight)
     if isinstance(model, TiTok) and model.sizes.hard:
         mixed = g.node("Gather", codes, g.node("ArgMax", logits, axis=-1, keepdims=0), axis=0)
     else:
         mixed = g.node("MatMul", g.node("Softmax", logits, axis=-1), codes)
-    picture = g.node("Reshape", g.node("Transpose", mixed, perm=[0, 2, 1]), g.shape(0, model.sizes.pixels.code, side, side))
+    picture = g.node("Reshape", g.node("Transpose", mixed, perm=[0, 2, 1]), g.shape(0, codes_width, side, side))
     return g.pixel_decoder(picture, model.pixel_decoder, side)
 
 
-def _own_pixels(g: Writer, x: str, model: Tokenizer) -> str:
+def _own_pixels(g: Writer, x: str, model: TiTok | NativeTok) -> str:
     """Rows of patches [B, N, W] to pixels [B, 3, S, S] that the decoder draws itself."""
     side, patch = model.decoder.side, model.sizes.decoder.patch
-    drawn = g.linear(x, model.decoder.ffn[0].weight, model.decoder.ffn[0].bias)
+    conv_out, ffn = model.decoder.conv_out, _conv(model.decoder.ffn[0])
+    assert conv_out is not None
+    drawn = g.linear(x, ffn.weight, ffn.bias)
     drawn = g.node("Reshape", drawn, g.shape(0, side, side, patch, patch, 3))
     drawn = g.node("Transpose", drawn, perm=[0, 5, 1, 3, 2, 4])
-    return g.conv(g.node("Reshape", drawn, g.shape(0, 3, side * patch, side * patch)), model.decoder.conv_out)
+    return g.conv(g.node("Reshape", drawn, g.shape(0, 3, side * patch, side * patch)), conv_out)

@@ -17,11 +17,11 @@ from nativetok.published.titok import MASKGIT_CODES, Decoder
 from nativetok.published.tokenizer import Codebook, Mixture, Tokenizer, TokenizerSizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NativeTokSizes(TokenizerSizes):
     """A NativeTok's sizes; `encoder` is its image transformer."""
 
-    experts: Trunk = Trunk(0, 0, 0)
+    experts: Trunk
     variant: str = "B"
     """`A` or `B`."""
 
@@ -49,14 +49,22 @@ class Encoder(nn.Module):
         self.ln_post = nn.LayerNorm(experts.width)
         self.conv_out = nn.Conv2d(experts.width, sizes.code_width, 1)
 
+    def experts(self) -> list[Transformer]:
+        """The experts, first to last."""
+        return [expert for expert in self.transformers_tokens if isinstance(expert, Transformer)]
+
+    def switch(self) -> nn.Linear:
+        """The layer that makes the image's rows narrower."""
+        return self.reduce_ffn if self.variant == "A" else self.ffn
+
     def read(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] to what the experts read of the image [B, N + 1, W]."""
         patches = self.patch_embed(pixels).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(len(patches), 1, -1)
         rows = torch.cat([first, patches], dim=1) + self.positional_embedding
-        if self.variant == "A":
-            return self.reduce_ffn(self.transformers_Pixel(rows))
-        return self.ffn(self.transformers_Pixel(self.ln_pre_Pixel(rows)))
+        if self.variant == "B":
+            rows = self.ln_pre_Pixel(rows)
+        return self.switch()(self.transformers_Pixel(rows))
 
     def speak(self, meta: Tensor, latent_tokens: Tensor) -> Tensor:
         """What is read of the image [B, N + 1, W] and a query for each expert [L, W] to what they say [B, L, W].
@@ -64,7 +72,7 @@ class Encoder(nn.Module):
         This is the straightforward computation: each expert's blocks on all rows. Graphs do less, with the same result.
         """
         rows = meta
-        for query, expert in zip(latent_tokens, self.transformers_tokens, strict=True):
+        for query, expert in zip(latent_tokens, self.experts(), strict=True):
             queried = torch.cat([rows, query.expand(len(rows), 1, -1)], dim=1)
             said = expert(self.ln_pre(queried))[:, -1:]
             rows = torch.cat([rows, said], dim=1)
@@ -99,8 +107,7 @@ class NativeTok(Tokenizer):
 
     def set_heads(self, part: str, heads: int) -> None:
         if part == "experts":
-            for expert in self.encoder.transformers_tokens:
-                assert isinstance(expert, Transformer)
+            for expert in self.encoder.experts():
                 expert.set_heads(heads)
         else:
             {"encoder": self.encoder.transformers_Pixel, "decoder": self.decoder.transformer}[part].set_heads(heads)

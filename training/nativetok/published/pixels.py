@@ -41,10 +41,15 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(width_out, width_out, 1, bias=False) if width_in != width_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """A picture [B, C, H, W] to [B, D, H, W]. As published, the shortcut reads the block's output, not its input."""
+        """A picture [B, C, H, W] to [B, D, H, W]; the shortcut reads the block's output, as published."""
         out = self.conv1(F.silu(self.norm1(x)))
         out = self.conv2(F.silu(self.norm2(out)))
         return out + (x if self.nin_shortcut is None else self.nin_shortcut(out))
+
+
+def residual_blocks(blocks: nn.Sequential) -> list[ResidualBlock]:
+    """The residual blocks of a part, first to last."""
+    return [block for block in blocks if isinstance(block, ResidualBlock)]
 
 
 class Level(nn.Module):
@@ -72,9 +77,13 @@ class PixelDecoder(nn.Module):
         self.norm_out = nn.GroupNorm(GROUPS, sizes.levels[0][-1], EPSILON)
         self.conv_out = nn.Conv2d(sizes.levels[0][-1], 3, 3, padding=1)
 
+    def levels(self) -> list[Level]:
+        """The levels in the order in which they run: the smallest picture first."""
+        return [level for level in reversed(self.up) if isinstance(level, Level)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Codes [B, C, G, G] to pixels [B, 3, S, S], meant for 0..1 and not clamped."""
         x = self.mid(self.conv_in(x))
-        for level in reversed(self.up):
+        for level in self.levels():
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))

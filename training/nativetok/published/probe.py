@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from nativetok.published.checkpoint import Checkpoint, CheckpointError
-from nativetok.published.nativetok import NativeTok
 from nativetok.published.recognise import Recognised, load
 from nativetok.published.tokenizer import Tokenizer, to_uint8
 
@@ -25,7 +24,7 @@ NARROWEST, WIDEST = 16, 256
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is tried, by name (`encoder`, `experts`, `decoder`, `normalised`, `signed`), and how well it reconstructs."""
+    """What is tried, by name as in `Recognised.open`, and how well it reconstructs."""
 
     values: dict[str, Any]
     psnr: float
@@ -53,12 +52,13 @@ class ProbeResult:
         best, *others = self.candidates
         if best.psnr < self.blank + MARGIN:
             raise CheckpointError(
-                f"no candidate reconstructs the photos: the best ({best.label}) has {best.psnr:.2f} dB, their mean colour "
-                f"alone {self.blank:.2f} dB"
+                f"no candidate reconstructs the photos: the best ({best.label}) has {best.psnr:.2f} dB, their mean "
+                f"colour alone {self.blank:.2f} dB"
             )
         if others and best.psnr < others[0].psnr + MARGIN:
             raise CheckpointError(
-                f"no candidate stands out: {best.label} has {best.psnr:.2f} dB and {others[0].label} {others[0].psnr:.2f} dB"
+                f"no candidate stands out: {best.label} has {best.psnr:.2f} dB and "
+                f"{others[0].label} {others[0].psnr:.2f} dB"
             )
         return best
 
@@ -76,7 +76,8 @@ def settled(recognised: Recognised, winner: Candidate) -> Recognised:
     sizes = recognised.sizes
     for name, value in winner.values.items():
         trunk = getattr(sizes, name)
-        sizes = replace(sizes, **{name: value if isinstance(value, bool) else replace(trunk, heads=value)})
+        changed: dict[str, Any] = {name: value if isinstance(value, bool) else replace(trunk, heads=value)}
+        sizes = replace(sizes, **changed)
     origins = recognised.origins | dict.fromkeys(winner.values, "probe")
     return replace(recognised, sizes=sizes, origins=origins, open=(), unset=())
 
@@ -123,6 +124,3 @@ def _put(model: Tokenizer, values: dict[str, Any]) -> None:
             model.quantize.normalised = value
         else:
             model.set_heads(name, value)
-
-
-__all__ = ["Candidate", "NativeTok", "ProbeResult", "heads_of", "mean_psnr", "probe", "settled"]

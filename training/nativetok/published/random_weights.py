@@ -58,12 +58,10 @@ def random_tokenizer(sizes: TokenizerSizes, seed: int = 0) -> Tokenizer:
         if name.endswith("patch_embed.weight"):  # contrast more than brightness
             parameter.sub_(0.9 * parameter.mean(dim=(1, 2, 3), keepdim=True))
     if sizes.pixels:
-        model.decoder.ffn[2].weight.mul_(2.5)  # type: ignore[index, union-attr]
-        model.pixel_decoder.conv_out.weight.mul_(0.25)  # type: ignore[union-attr]
-        model.pixel_decoder.conv_out.bias.add_(0.5)  # type: ignore[union-attr]
-    else:
-        model.decoder.conv_out.weight.mul_(0.25)  # type: ignore[union-attr]
-        model.decoder.conv_out.bias.add_(0.5)  # type: ignore[union-attr]
+        model.get_parameter("decoder.ffn.2.weight").mul_(2.5)
+    last = "pixel_decoder.conv_out" if sizes.pixels else "decoder.conv_out"
+    model.get_parameter(f"{last}.weight").mul_(0.25)
+    model.get_parameter(f"{last}.bias").add_(0.5)
     return model
 
 

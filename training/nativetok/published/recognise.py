@@ -49,7 +49,7 @@ class Recognised:
     origins: dict[str, str]
     """Where each value came from that no weight's shape says."""
     open: tuple[str, ...]
-    """Those that nothing but a default says, and could be probed: `encoder`, `experts`, `decoder`, `normalised`, `signed`."""
+    """Those that nothing but a default says: some of `encoder`, `experts`, `decoder`, `normalised`, `signed`."""
     unset: tuple[str, ...]
     """Those among them that have no default either: numbers of heads, 0 in the sizes."""
 
@@ -70,7 +70,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def recognise(checkpoint: Checkpoint, config: dict[str, Any] | None = None, options: Options | None = None) -> Recognised:
+def recognise(
+    checkpoint: Checkpoint, config: dict[str, Any] | None = None, options: Options | None = None
+) -> Recognised:
     """Say what a checkpoint is.
 
     Raises CheckpointError for families that cannot be served (by name), for unknown, missing and misshapen weights
@@ -80,7 +82,7 @@ def recognise(checkpoint: Checkpoint, config: dict[str, Any] | None = None, opti
 
 
 def load(recognised: Recognised, checkpoint: Checkpoint) -> Tokenizer:
-    """Put a checkpoint's weights into its tokenizer, as float32. Raises CheckpointError for a weight that is not finite."""
+    """Put a checkpoint's weights into its tokenizer, as float32. Raises CheckpointError where one is not finite."""
     with torch.device("meta"):
         model = recognised.module()
     weights = {name: checkpoint.tensors[name].float() for name in model.state_dict()}
@@ -144,7 +146,9 @@ class _Reading:
             family, title, sizes = "nativetok", *self._nativetok()
         else:
             family, title, sizes = "titok", *self._titok()
-        unknown = sorted(set(self.options.heads) - {"encoder", "decoder", *(["experts"] if family == "nativetok" else [])})
+        unknown = sorted(
+            set(self.options.heads) - {"encoder", "decoder", *(["experts"] if family == "nativetok" else [])}
+        )
         if unknown:
             raise CheckpointError(f"{title} has no part {unknown[0]!r} to give heads to")
         result = Recognised(family, title, sizes, self.origins, tuple(self.open), tuple(self.unset))
@@ -155,16 +159,18 @@ class _Reading:
     def _refuse_by_name(self) -> None:
         tensors = self.tensors
         bare = {name.removeprefix("model.") for name in tensors}
-        if any(name.startswith(("in_blocks.", "mid_block.", "out_blocks.", "embeddings.word_embeddings.")) for name in bare):
+        if any(
+            name.startswith(("in_blocks.", "mid_block.", "out_blocks.", "embeddings.word_embeddings.")) for name in bare
+        ):
             raise CheckpointError(f"{self.name} is a generator, which predicts tokens: it is not a tokenizer")
         if _any(tensors, "decoder.text_guidance_proj."):
             raise CheckpointError(
-                f"{self.name} is a TA-TiTok: its decoder needs a text with every image, which this service does not take"
+                f"{self.name} is a TA-TiTok: its decoder needs a text with every image, which the service does not take"
             )
         if _any(tensors, "transformer.") and _any(tensors, "encoder.down."):
             raise CheckpointError(
-                f"{self.name} is variant D of NativeTok's precursors (a causal VQGAN), whose codes are channels and not "
-                "tokens in order: it cannot be served"
+                f"{self.name} is variant D of NativeTok's precursors (a causal VQGAN), whose codes are channels and "
+                "not tokens in order: it cannot be served"
             )
         if _any(tensors, "encoder.transformers.0.0."):
             raise CheckpointError(
@@ -172,8 +178,8 @@ class _Reading:
             )
         if _is_maskgit(tensors):
             raise CheckpointError(
-                f"{self.name} is MaskGIT-VQGAN alone: it draws pixels for other tokenizers (--pixels) but has no encoder "
-                "of ordered tokens"
+                f"{self.name} is MaskGIT-VQGAN alone: it draws pixels for other tokenizers (--pixels) but is no "
+                "tokenizer of this kind"
             )
         vae = self.vq.get("quantize_mode", "vq") == "vae"
         if _any(tensors, "encoder.transformer.0."):
@@ -183,7 +189,7 @@ class _Reading:
         if vae:
             raise CheckpointError(f"{self.name} is a VAE (KL) variant of TiTok: it has no token ids")
 
-    def _titok(self) -> tuple[str, TiTokSizes]:
+    def _titok(self) -> tuple[str, TokenizerSizes]:
         newer, legacy = "decoder.conv_out.weight" in self.tensors, "decoder.ffn.2.weight" in self.tensors
         if "encoder.transformer.0.ln_1.weight" not in self.tensors or newer == legacy:
             raise CheckpointError(f'{self.name} is of no known family: its first key is "{next(iter(self.tensors))}"')
@@ -192,20 +198,22 @@ class _Reading:
             self._maskgit_head()
         hard = legacy and self.vq.get("finetune_decoder", True) is False
         sizes = TiTokSizes(
-            **self._common("encoder.positional_embedding", trunk, normalised=legacy, drawn=newer), encoder=trunk, hard=hard
+            **self._common("encoder.positional_embedding", trunk, normalised=legacy, drawn=newer),
+            encoder=trunk,
+            hard=hard,
         )
         title = "TiTok, newer kind (VQ)" if newer else f"TiTok, legacy kind, stage {1 if hard else 2}"
         return title, sizes
 
-    def _nativetok(self) -> tuple[str, NativeTokSizes]:
+    def _nativetok(self) -> tuple[str, TokenizerSizes]:
         if "encoder.reduce_ffn.weight" in self.tensors:
             variant, heads = "A", 4
         elif "encoder.ffn.weight" in self.tensors and "encoder.ln_pre_Pixel.weight" in self.tensors:
             variant, heads = "B", 16
         else:
             raise CheckpointError(
-                f"{self.name} is a NativeTok of no known variant: it has neither encoder.reduce_ffn (A) nor encoder.ffn "
-                "with encoder.ln_pre_Pixel (B)"
+                f"{self.name} is a NativeTok of no known variant: it has neither encoder.reduce_ffn (A) nor "
+                "encoder.ffn with encoder.ln_pre_Pixel (B)"
             )
         patch = self._patch()
         trunk = self._trunk("encoder.transformers_Pixel", "encoder", "encoder.patch_embed.bias", patch, heads)
@@ -223,7 +231,9 @@ class _Reading:
         """What both families have, beside their encoders."""
         side = math.isqrt(self._shape(positions)[-2] - 1)
         if side**2 != self._shape(positions)[-2] - 1:
-            raise CheckpointError(f'{self.name}: the rows of "{positions}" are not one more than a square number of patches')
+            raise CheckpointError(
+                f'{self.name}: the rows of "{positions}" are not one more than a square number of patches'
+            )
         image = side * encoder.patch
         rows = self._shape("decoder.positional_embedding")[0] - 1
         if math.isqrt(rows) ** 2 != rows or not rows or image % math.isqrt(rows):
@@ -236,7 +246,9 @@ class _Reading:
             "code_width": book[1],
             "normalised": self._said("normalised", self.options.normalised, self.vq.get("use_l2_norm"), normalised),
             "signed": self._said("signed", self.options.signed, None, False),
-            "decoder": self._trunk("decoder.transformer", "decoder", "decoder.ln_pre.weight", image // math.isqrt(rows)),
+            "decoder": self._trunk(
+                "decoder.transformer", "decoder", "decoder.ln_pre.weight", image // math.isqrt(rows)
+            ),
             "pixels": None if drawn else self._pixels(image // math.isqrt(rows)),
         }
 
@@ -268,9 +280,7 @@ class _Reading:
         if any(width % GROUPS for width in (*middle, *(w for level in sizes.levels for w in level))):
             raise CheckpointError(f"{self.name}: a width of its pixel decoder is not a multiple of {GROUPS}")
         if sizes.scale != scale:
-            raise CheckpointError(
-                f"{self.name}: its pixel decoder draws {sizes.scale} pixels for a patch of {scale}"
-            )
+            raise CheckpointError(f"{self.name}: its pixel decoder draws {sizes.scale} pixels for a patch of {scale}")
         return sizes
 
     def _widths(self, blocks: str) -> tuple[int, ...]:
@@ -279,10 +289,13 @@ class _Reading:
 
     def _maskgit_head(self) -> None:
         if (outputs := self._shape("decoder.ffn.2.weight", 4)[0]) != MASKGIT_CODES:
-            raise CheckpointError(f"{self.name}: the decoder predicts {outputs} codes; MaskGIT-VQGAN has {MASKGIT_CODES}")
+            raise CheckpointError(
+                f"{self.name}: the decoder predicts {outputs} codes; MaskGIT-VQGAN has {MASKGIT_CODES}"
+            )
         if "pixel_decoder.conv_in.weight" not in self.tensors:
             raise CheckpointError(
-                f"{self.name} is of stage 1, without a pixel decoder: give maskgit-vqgan-imagenet-f16-256.bin with --pixels"
+                f"{self.name} is of stage 1, without a pixel decoder: give maskgit-vqgan-imagenet-f16-256.bin with "
+                "--pixels"
             )
 
     def _patch(self) -> int:

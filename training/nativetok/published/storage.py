@@ -1,4 +1,4 @@
-"""ONNX graphs with their weights stored as a bundle wants them: inside, as halves, or mapped from a file of their own."""
+"""ONNX graphs with their weights stored as a bundle has them: inside, as halves, or in a file of their own."""
 
 from pathlib import Path
 from typing import Any, BinaryIO, Literal

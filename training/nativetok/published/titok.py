@@ -1,7 +1,7 @@
 """TiTok (arXiv 2406.07550): an image as a short sequence of tokens without order.
 
-Two kinds were published. The first ones (L-32, B-64, S-128), called legacy, re-read the latent rows as columns before the
-code is read off, and their decoder predicts MaskGIT-VQGAN's codes, which that model's decoder draws. The newer ones
+Two kinds were published. The first ones (L-32, B-64, S-128), called legacy, re-read the latent rows as columns before
+the code is read off, and their decoder predicts MaskGIT-VQGAN's codes, which that model's decoder draws. The newer ones
 (BL-64, BL-128, SL-256) do neither: a latent row gives a code, and the decoder draws pixels.
 """
 
@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nativetok.published.blocks import Transformer, Trunk
+from nativetok.published.blocks import Transformer
 from nativetok.published.pixels import PixelDecoder
 from nativetok.published.tokenizer import Codebook, Mixture, Tokenizer, TokenizerSizes, grid
 
+MASKGIT_CODES = 1024
+"""Entries of MaskGIT-VQGAN's codebook."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class TiTokSizes(TokenizerSizes):
     """A TiTok's sizes; it is legacy where MaskGIT-VQGAN's decoder draws."""
 
@@ -68,7 +71,7 @@ class Decoder(nn.Module):
         self.transformer = Transformer(trunk)
         self.ln_post = nn.LayerNorm(trunk.width)
         if sizes.pixels:
-            self.ffn: nn.Module = nn.Sequential(
+            self.ffn = nn.Sequential(
                 nn.Conv2d(trunk.width, 2 * trunk.width, 1), nn.Tanh(), nn.Conv2d(2 * trunk.width, outputs, 1)
             )
             self.conv_out = None
@@ -115,10 +118,4 @@ class TiTok(Tokenizer):
         return self.pixel_decoder(self.pixel_quantize(drawn, self.sizes.hard))
 
     def set_heads(self, part: str, heads: int) -> None:
-        {"encoder": self.encoder, "decoder": self.decoder}[part].transformer.set_heads(heads)
-
-
-MASKGIT_CODES = 1024
-"""Entries of MaskGIT-VQGAN's codebook."""
-
-__all__ = ["MASKGIT_CODES", "Decoder", "Encoder", "TiTok", "TiTokSizes", "Trunk"]
+        {"encoder": self.encoder.transformer, "decoder": self.decoder.transformer}[part].set_heads(heads)

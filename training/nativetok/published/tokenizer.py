@@ -1,7 +1,6 @@
 """What published tokenizers have in common: from pixels to codes, to tokens, to pixels."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +70,6 @@ class Tokenizer(nn.Module):
 
     sizes: TokenizerSizes
     quantize: Codebook
-    decoder: nn.Module
 
     def scaled(self, images: Tensor) -> Tensor:
         """Images uint8 [B, S, S, 3] to pixels [B, 3, S, S] in 0..1, or -1..1."""
@@ -112,10 +110,3 @@ def to_uint8(pixels: Tensor) -> Tensor:
 def grid(rows: Tensor, side: int) -> Tensor:
     """Rows of patches [B, G * G, W], row by row, to a picture [B, W, G, G]."""
     return rows.transpose(1, 2).unflatten(2, (side, side))
-
-
-def with_heads(sizes: Any, **heads: int) -> Any:
-    """Copy sizes with other numbers of heads, by part."""
-    from dataclasses import replace
-
-    return replace(sizes, **{part: replace(getattr(sizes, part), heads=n) for part, n in heads.items()})

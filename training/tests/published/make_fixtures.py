@@ -110,7 +110,14 @@ def main() -> None:
         tokens = expected["tokens"]
         print(name, "sequences", len(np.unique(tokens, axis=0)), "ids", len(np.unique(tokens)))
         print("  margin", expected["margins"].min(), "latents", expected["latents"].std())
-        print("  between images", expected["latents"].std(axis=0).mean(), "pixels", expected["pixels"].mean(), expected["pixels"].std(), path.stat().st_size)
+        print(
+            "  between images",
+            expected["latents"].std(axis=0).mean(),
+            "pixels",
+            expected["pixels"].mean(),
+            expected["pixels"].std(),
+            path.stat().st_size,
+        )
         convert(path, BUNDLES / name, options=Options(heads=heads(sizes)), licence="MIT", force=True)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nativetok.published.nativetok import NativeTok
+
 from .fixtures import CAUSAL, NAMES, expected, model_of
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from nativetok.published.checkpoint import CheckpointError
 from nativetok.published.nativetok import NativeTokSizes
 from nativetok.published.recognise import Options, load, read_config, recognise, with_pixels
+
 from .fixtures import CHECKPOINTS, HEADS, NAMES, checkpoint_of, tensors_of
 
 TITLES = {
@@ -41,8 +42,6 @@ def test_family_and_sizes(name: str) -> None:
     assert (sizes.decoder.width, sizes.decoder.layers, sizes.decoder.heads, sizes.decoder.patch) == (16, 2, 2, 4)
     assert sizes.normalised == (name != "titok-newer")  # as published, where nobody says it
     assert (sizes.pixels is None) == (name == "titok-newer")
-
-
 
 
 def test_numbers_of_heads_that_nobody_says() -> None:
@@ -162,7 +161,9 @@ def test_configuration_of_something_else(tmp_path: Path) -> None:
 def maskgit() -> dict[str, Tensor]:
     """A MaskGIT-VQGAN file with the pixel weights of a fixture."""
     tensors = {
-        key.removeprefix("pixel_"): tensor for key, tensor in tensors_of("titok-legacy").items() if key.startswith("pixel_")
+        key.removeprefix("pixel_"): tensor
+        for key, tensor in tensors_of("titok-legacy").items()
+        if key.startswith("pixel_")
     }
     return tensors | {"encoder.down.0.block.0.conv1.weight": torch.zeros(32, 32, 3, 3)}
 
