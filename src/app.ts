@@ -80,7 +80,7 @@ export async function buildApp(options: {
   }
   if (config.corsOrigins !== undefined) await allowOrigins(http, config.corsOrigins)
   addErrorHandling(http, { contract, draining: () => services.draining, onError: (kind) => metrics.error(kind) })
-  addBodyParsers(http)
+  await addBodyParsers(http)
   http.setValidatorCompiler(validatorCompiler(contract))
   http.setSchemaErrorFormatter(describeSchemaErrors)
   // The tests check answers against the contract; here its schemas would only coerce them silently.

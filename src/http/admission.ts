@@ -225,7 +225,8 @@ export function admissionHooks(limits: Limits): AdmissionHooks {
       })
     },
     async preParsing(request, _reply, payload) {
-      return new CountedBody(payload, admissionOf(request))
+      // The multipart plugin reads the connection itself; `readParts` counts the bytes.
+      return mediaTypeOf(request) === 'multipart/form-data' ? payload : new CountedBody(payload, admissionOf(request))
     },
     async preHandler(request) {
       admissionOf(request).begin()

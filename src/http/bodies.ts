@@ -1,14 +1,14 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { type NpyArray, NpyError, parseNpy } from '../formats/npy.ts'
 import { admissionOf } from './admission.ts'
-import { MultipartError, splitParts } from './multipart.ts'
+import { acceptMultipart } from './multipart.ts'
 import { Problem } from './problem.ts'
 
 // The contract nests three deep. Up to this depth its schemas report the fault; far beyond it, parsing takes seconds.
 const DEEPEST_JSON = 16
 
 /** Parsers for exactly the bodies of the contract: another type would skip validation. */
-export function addBodyParsers(http: FastifyInstance): void {
+export async function addBodyParsers(http: FastifyInstance): Promise<void> {
   http.removeAllContentTypeParsers()
   const parseJson = http.getDefaultJsonParser('error', 'error')
   http.addContentTypeParser('application/json', { parseAs: 'string' }, (request, text: string, done) => {
@@ -31,19 +31,7 @@ export function addBodyParsers(http: FastifyInstance): void {
         return array
       }),
   )
-  http.addContentTypeParser(
-    'multipart/form-data',
-    { parseAs: 'buffer' },
-    async (request: FastifyRequest, bytes: Buffer) => {
-      try {
-        const type = request.headers['content-type'] as string
-        return { images: splitParts(type, bytes, (count) => admissionOf(request).admit(count)) }
-      } catch (error) {
-        if (!(error instanceof MultipartError)) throw error
-        throw new Problem('malformed', `the multipart body is malformed: ${error.message}`, {}, error)
-      }
-    },
-  )
+  await acceptMultipart(http)
 }
 
 /** Runs `read`; an array that it cannot use makes the request malformed. */

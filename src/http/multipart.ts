@@ -1,124 +1,123 @@
-/**
- * Multipart form data (RFC 7578, RFC 2046), read strictly. This is our own code because busboy, the usual parser, silently
- * skips parts that it does not understand, for example after white space behind a boundary. Here that would give fewer
- * rows than images, and every later row would belong to another image. So a body that two parsers could split differently
- * is refused.
- */
+import multipart from '@fastify/multipart'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { QueueFullError } from '../inference/inference.ts'
+import { admissionOf } from './admission.ts'
+import { Problem } from './problem.ts'
 
-/** The body is not valid form data. `message` tells its sender why. */
-export class MultipartError extends Error {}
-
+/** One part of a form. */
 export interface Part {
   /** The name of the form field. */
   field: string
   /** Whether it has a file name. Browsers and HTTP libraries send one with files, not with text. */
   isFile: boolean
-  /** A view of the body. */
   bytes: Buffer
 }
 
-const parameter = /;[ \t]*(?:([\w!#$%&'*+.^`|~-]+)=(?:"((?:[^"\\]|\\.)*)"|([^;",\s]+)))?[ \t]*/y
+/** Lets requests have `multipart/form-data` bodies, which {@link readParts} reads. */
+export async function acceptMultipart(http: FastifyInstance): Promise<void> {
+  // Admission limits the number of parts and the bytes of all of them together, which the plugin cannot.
+  await http.register(multipart, { limits: { parts: Number.POSITIVE_INFINITY, fileSize: Number.POSITIVE_INFINITY } })
+}
 
 /**
- * Splits a body at its boundary.
- *
- * @param contentType the request's header, which names the boundary
- * @param onPart called with the count of parts at each one that is found; it may throw to stop
- * @throws MultipartError on anything that is not exactly a sequence of form fields between delimiters
+ * Reads a multipart body: every part is an image, in order, and is admitted when it begins. The plugin's parser silently
+ * skips parts that it does not understand, for example after white space behind a boundary. That would give fewer rows
+ * than images, and every later row would belong to another image. So the delimiters are checked and counted as well, and
+ * a body that two parsers could split differently is refused.
  */
-export function splitParts(contentType: string, body: Buffer, onPart: (count: number) => void): Part[] {
-  const delimiter = `--${boundaryOf(contentType)}`
-  const delimiters = findDelimiters(body, delimiter, onPart)
-  const last = delimiters.pop()
-  if (last === undefined) throw new MultipartError(`there is no line ${JSON.stringify(delimiter)}`)
-  if (!last.closing) throw new MultipartError(`it does not end with ${JSON.stringify(`${delimiter}--`)}; it is cut off`)
-  const early = delimiters.findIndex(({ closing }) => closing)
-  if (early >= 0) throw new MultipartError('there are parts after its end')
-  return delimiters.map(({ end }, index) => {
-    const { start } = delimiters[index + 1] ?? last
-    // The line break before a delimiter belongs to the delimiter.
-    return partOf(body.subarray(end, Math.max(end, start - 2)), index)
-  })
-}
-
-interface Delimiter {
-  /** Where its dashes begin, and where the line behind it does. */
-  start: number
-  end: number
-  closing: boolean
-}
-
-/** Finds every line that begins with the delimiter. */
-function findDelimiters(body: Buffer, delimiter: string, onPart: (count: number) => void): Delimiter[] {
-  const found: Delimiter[] = []
-  const add = (start: number) => {
-    const end = start + delimiter.length
-    const behind = body.toString('latin1', end, end + MOST_PADDING)
-    const [line, dashes, lineEnd] = /^(--)?[ \t]*(\r\n|\n|$)/.exec(behind) ?? []
-    const closing = dashes !== undefined
-    if (line === undefined || (!closing && lineEnd !== '\r\n')) {
-      throw new MultipartError('a line begins with its boundary and does not end there with CR and LF')
+export async function readParts(request: FastifyRequest): Promise<void> {
+  if (!request.isMultipart()) return
+  const { raw } = request
+  const admission = admissionOf(request)
+  const images: Part[] = []
+  const receive = (chunk: Buffer) => {
+    try {
+      // The bytes between the parts count as well.
+      admission.receive(chunk.length)
+      delimiters.check(chunk)
+    } catch (error) {
+      admission.abort(toProblem(error))
     }
-    found.push({ start, end: end + line.length, closing })
-    if (!closing) onPart(found.length)
   }
-  if (body.indexOf(delimiter, 0, 'latin1') === 0) add(0)
-  const line = `\n${delimiter}`
-  for (let at = body.indexOf(line, 0, 'latin1'); at >= 0; at = body.indexOf(line, at + line.length, 'latin1')) {
-    if (body[at - 1] !== CR) throw new MultipartError('its lines do not end with CR and LF')
-    add(at + 1)
+  const read = async () => {
+    for await (const part of request.files({ isPartAFile: () => true })) {
+      admission.admit(images.length + 1)
+      const chunks: Buffer[] = []
+      for await (const chunk of part.file) chunks.push(chunk)
+      images.push({ field: part.fieldname, isFile: part.filename !== undefined, bytes: Buffer.concat(chunks) })
+    }
+    delimiters.end(images.length)
   }
-  // Some parsers treat a lone CR as the end of a line.
-  if (body.includes(`\r${delimiter}`, 0, 'latin1')) throw new MultipartError('its lines do not end with CR and LF')
-  return found
+  let delimiters: Delimiters
+  try {
+    delimiters = new Delimiters(request.headers['content-type'] as string)
+    raw.on('data', receive)
+    await admission.each([request], read)
+  } catch (error) {
+    throw toProblem(error)
+  } finally {
+    raw.off('data', receive)
+  }
+  request.body = { images }
+}
+
+function toProblem(error: unknown): Error {
+  if (error instanceof Problem || error instanceof QueueFullError) return error
+  return new Problem('malformed', `the multipart body is malformed: ${(error as Error).message}`, {}, error)
 }
 
 const CR = 0x0d
-// RFC 2046 allows gateways to append white space to a boundary.
-const MOST_PADDING = 256
+const LF = 0x0a
 
-/** The boundary that the Content-Type names. */
-function boundaryOf(contentType: string): string {
-  const values: string[] = []
-  parameter.lastIndex = contentType.indexOf(';')
-  while (parameter.lastIndex >= 0 && parameter.lastIndex < contentType.length) {
-    const match = parameter.exec(contentType)
-    if (match === null) throw new MultipartError('the parameters of its Content-Type are malformed')
-    const [, name, quoted, plain] = match
-    if (name?.toLowerCase() === 'boundary') values.push(quoted?.replaceAll(/\\(.)/g, '$1') ?? plain ?? '')
-  }
-  const [boundary] = values
-  if (values.length > 1) throw new MultipartError('its Content-Type has more than one boundary')
-  if (!boundary) throw new MultipartError('its Content-Type has no boundary')
-  if (!/^[\x20-\x7e]*[\x21-\x7e]$/.test(boundary)) throw new MultipartError('its boundary ends with white space')
-  return boundary
-}
+/** Checks the delimiter lines of a body as it arrives (RFC 2046), and counts the parts that they begin. */
+class Delimiters {
+  readonly #delimiter: Buffer
+  // The first delimiter has no line break before it, and any may arrive in two chunks. The first two bytes were searched.
+  #tail: Buffer = Buffer.from('\r\n')
+  #parts = 0
+  #closed = false
 
-/** Reads one part: headers, an empty line, content. */
-function partOf(bytes: Buffer, index: number): Part {
-  const refuse = (reason: string): never => {
-    throw new MultipartError(`part ${index} ${reason}`)
+  /** @param contentType the request's header, which names the boundary */
+  constructor(contentType: string) {
+    const named = [...contentType.matchAll(/;\s*boundary=(?:"([^"]*)"|([^;\s]*))/gi)]
+    const [boundary] = named.map(([, quoted, plain]) => quoted ?? plain)
+    if (named.length > 1) throw new Error('its Content-Type has more than one boundary')
+    if (!boundary) throw new Error('its Content-Type has no boundary')
+    this.#delimiter = Buffer.from(`--${boundary}`, 'latin1')
   }
-  const end = bytes.indexOf('\r\n\r\n')
-  if (end < 0) refuse('has no empty line between its headers and its content')
-  const headers = new Map<string, string>()
-  for (const line of bytes.toString('utf8', 0, end).split('\r\n')) {
-    const [, name = '', value = ''] = /^([\w-]+):[ \t]*([^\r\n]*?)[ \t]*$/.exec(line) ?? []
-    if (name === '') refuse('has a header line that is malformed')
-    if (headers.has(name.toLowerCase())) refuse(`has more than one ${name}`)
-    headers.set(name.toLowerCase(), value)
+
+  /** @throws Error at a line that begins with the boundary and is not exactly a delimiter */
+  check(chunk: Buffer): void {
+    const bytes = Buffer.concat([this.#tail, chunk])
+    const { length } = this.#delimiter
+    let at = bytes.indexOf(this.#delimiter, 2)
+    while (at >= 0 && at + length + 2 <= bytes.length) {
+      this.#checkLine(bytes, at)
+      at = bytes.indexOf(this.#delimiter, at + 1)
+    }
+    // What may be the start of a delimiter is searched again with the next chunk, together with the line break before it.
+    this.#tail = bytes.subarray(Math.max(0, (at >= 0 ? at : bytes.length - length - 1) - 2))
   }
-  const disposition = headers.get('content-disposition') ?? refuse('has no Content-Disposition')
-  if (!/^form-data[ \t]*(;|$)/i.test(disposition)) refuse('is not form-data')
-  const encoding = headers.get('content-transfer-encoding') ?? 'binary'
-  if (!/^(binary|8bit|7bit)$/i.test(encoding))
-    refuse(`has the Content-Transfer-Encoding ${encoding}; send it as binary`)
-  const type = headers.get('content-type') ?? ''
-  if (/^multipart\//i.test(type)) refuse(`is ${type.split(';')[0]} itself; send its parts one by one`)
-  const [, quoted, plain = ''] = /;[ \t]*name=(?:"((?:[^"\\]|\\.)*)"|([^;\s]+))/i.exec(disposition) ?? []
-  return {
-    field: quoted ?? plain,
-    isFile: /;[ \t]*filename\*?=/i.test(disposition),
-    bytes: bytes.subarray(end + 4),
+
+  #checkLine(bytes: Buffer, at: number): void {
+    const before = bytes[at - 1]
+    if (before !== LF && before !== CR) return
+    if (before === CR || bytes[at - 2] !== CR) throw new Error('its lines do not end with CR and LF')
+    if (this.#closed) throw new Error('there are parts after its end')
+    const end = bytes.toString('latin1', at + this.#delimiter.length, at + this.#delimiter.length + 2)
+    if (end === '--') this.#closed = true
+    else if (end === '\r\n') this.#parts++
+    else throw new Error('a line begins with its boundary and does not end there with CR and LF')
+  }
+
+  /**
+   * @param read the parts that the parser found
+   * @throws Error unless the body has ended, with as many parts
+   */
+  end(read: number): void {
+    if (!this.#closed) throw new Error(`it does not end with ${JSON.stringify(`${this.#delimiter}--`)}; it is cut off`)
+    if (read !== this.#parts) {
+      throw new Error(`${this.#parts} parts begin and ${read} are form-data with a Content-Disposition`)
+    }
   }
 }

@@ -4,6 +4,7 @@ import type { Guardable } from '../config.ts'
 import { admissionHooks } from '../http/admission.ts'
 import { type OperationId, rulesOf } from '../http/contract.ts'
 import { requireMediaType } from '../http/media-types.ts'
+import { readParts } from '../http/multipart.ts'
 import type { Services } from '../services.ts'
 import { decode } from './decode.ts'
 import { encode } from './encode.ts'
@@ -43,7 +44,7 @@ export function routes(
   }
 
   return {
-    encode: working('encode', encode(services)),
+    encode: { ...working('encode', encode(services)), preValidation: readParts },
     decode: working('decode', decode(services)),
     info: reading('info', info(services)),
     codebook: reading('codebook', codebook(services)),

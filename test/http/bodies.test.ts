@@ -43,11 +43,10 @@ test('keys that would reach a prototype are refused, with and without escapes', 
     await problem(malformed(/JSON/), 'POST', '/decode', decode(`{"${key}":{"tokens":[1]}}`))
   }
   await problem(malformed(/JSON/), 'POST', '/decode', decode('{"tokens":[1],"constructor":{"prototype":{}}}'))
-  // The names of form fields are text, and no keys of anything.
   for (const name of ['__proto__', 'constructor', 'toString']) {
     const part = `--x\r\nContent-Disposition: form-data; name="${name}"; filename="a"\r\n\r\nabc\r\n--x--\r\n`
-    const expected = { status: 422, kind: 'undecodable-image', detail: /^image 0 /, item: 0 }
-    await problem(expected, 'POST', '/encode', post('/encode', part, 'multipart/form-data; boundary=x'))
+    const answer = post('/encode', part, 'multipart/form-data; boundary=x')
+    await problem(malformed(/multipart body/), 'POST', '/encode', answer)
   }
 })
 

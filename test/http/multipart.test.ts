@@ -1,122 +1,107 @@
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
-import fc from 'fast-check'
-import { MultipartError, splitParts } from '../../src/http/multipart.ts'
+import { request as send } from 'node:http'
+import { after, before, test } from 'node:test'
+import { problem } from '../helpers/contract.ts'
+import { type Backend, listen, photos, type Service, startBackend } from '../helpers/service.ts'
+
+let backend: Backend
+let service: Service
+
+before(async () => {
+  backend = await startBackend()
+  service = await listen(backend)
+})
+after(async () => {
+  await service.http.close()
+  await backend.inference.close()
+})
 
 const disposition = 'Content-Disposition: form-data; name="images"; filename="a"'
-/** A part with content that looks a little like a delimiter. */
+// latin1 keeps bytes as they are.
+const [a, b] = photos.slice(0, 2).map((photo) => photo.toString('latin1')) as [string, string]
 const part = (content: string, headers = disposition) => `${headers}\r\n\r\n${content}`
-const split = (body: string, type = 'multipart/form-data; boundary=X') =>
-  splitParts(type, Buffer.from(body, 'latin1'), () => {}).map(({ bytes }) => bytes.toString('latin1'))
-const two = (first: string, last = '--X--\r\n') => `${first}\r\n${part('a')}\r\n--X\r\n${part('b')}\r\n${last}`
+const two = (first: string, last = '--X--\r\n') => `${first}\r\n${part(a)}\r\n--X\r\n${part(b)}\r\n${last}`
 
-test('as many parts as delimiters begin, whatever surrounds them', () => {
+/** Posts a body in pieces of so many bytes, so that delimiters arrive cut at every place. */
+async function post(body: string, type = 'multipart/form-data; boundary=X', piece = 1 << 16): Promise<Response> {
+  const bytes = Buffer.from(body, 'latin1')
+  const chunks = Array.from({ length: Math.ceil(bytes.length / piece) }, (_, i) =>
+    bytes.subarray(i * piece, (i + 1) * piece),
+  )
+  const { promise, resolve, reject } = Promise.withResolvers<Response>()
+  const request = send(`${service.base}/encode?length=8`, { method: 'POST', headers: { 'content-type': type } })
+  request.on('error', reject).on('response', async (answer) => {
+    const headers = Object.entries(answer.headers).map(([name, value]) => [name, String(value)] as [string, string])
+    resolve(new Response(Buffer.concat(await answer.toArray()), { status: answer.statusCode ?? 0, headers }))
+  })
+  for (const chunk of chunks) request.write(chunk)
+  request.end()
+  return promise
+}
+
+const rowsOf = async (answer: Promise<Response>) => {
+  const { tokens } = (await (await answer).json()) as { tokens: number[][] }
+  return tokens
+}
+
+test('as many rows as parts, whatever surrounds them', async () => {
+  const expected = await rowsOf(post(two('--X')))
+  assert.equal(expected.length, 2)
+  assert.notDeepEqual(expected[0], expected[1])
   const bodies = [
-    two('--X'),
-    two('--X \t '),
-    `--X\r\n${part('a')}\r\n--X ${' '.repeat(100)}\r\n${part('b')}\r\n--X-- \t\r\n`,
     two('a preamble\r\n--X'),
     two('\r\n--X'),
     two('--X', '--X--'),
     two('--X', '--X--\n'),
     two('--X', '--X--\r\nan epilogue\r\n-- X\r\n'),
   ]
-  for (const body of bodies) assert.deepEqual(split(body), ['a', 'b'], JSON.stringify(body))
+  for (const body of bodies) assert.deepEqual(await rowsOf(post(body)), expected, JSON.stringify(body.slice(0, 40)))
 })
 
-test('a boundary is read as it is quoted', () => {
-  const body = two('--X')
-  const types = [
-    'boundary="X"',
-    'Boundary=X ',
-    'charset=utf-8 ; boundary=X; other="a;boundary=Y"',
-    'boundary=X;',
-    'boundary="\\X"',
-  ]
-  for (const type of types) assert.deepEqual(split(body, `multipart/form-data; ${type}`), ['a', 'b'], type)
-  // Not allowed without quotes, and sent by Java's mail library.
-  const mail = '----=_Part_1_2.3'
-  assert.deepEqual(split(`--${mail}\r\n${part('a')}\r\n--${mail}--`, `multipart/form-data; boundary=${mail}`), ['a'])
+test('delimiters count wherever the network cuts them', async () => {
+  const expected = await rowsOf(post(two('--X')))
+  for (const piece of [1, 2, 3, 7]) {
+    const short = `--X\r\n${part(a.slice(0, 40))}\r\n--X \r\n${part(b)}\r\n--X--`
+    const refused = { status: 400, kind: 'malformed', detail: /does not end there/ } as const
+    await problem(refused, 'POST', '/encode', post(short, undefined, piece))
+  }
+  for (const piece of [97, 1021]) assert.deepEqual(await rowsOf(post(two('--X'), undefined, piece)), expected)
 })
 
-test('what two readers could split differently is refused', () => {
+test('a boundary is read as it is quoted', async () => {
+  const expected = await rowsOf(post(two('--X')))
+  for (const type of ['boundary="X"', 'Boundary=X ', 'charset=utf-8 ; boundary=X', 'boundary=X;']) {
+    assert.deepEqual(await rowsOf(post(two('--X'), `multipart/form-data; ${type}`)), expected, type)
+  }
+})
+
+test('what two readers could split differently is refused', async () => {
   const refused: [string, RegExp][] = [
-    ['', /there is no line "--X"/],
-    ['garbage', /there is no line/],
-    [`--X\r\n${part('a')}`, /cut off/],
-    [`--X\r\n${part('a')}\r\n--X`, /does not end there/],
-    [`--X\r\n${part('a')}\r\n--X\r\n`, /cut off/],
+    ['', /cut off/],
+    ['garbage', /nexpected end|cut off/],
+    [`--X\r\n${part('a')}`, /nexpected end|cut off/],
+    [`--X\r\n${part('a')}\r\n--X\r\n`, /nexpected end|cut off/],
+    [two('--X '), /does not end there/],
+    [two('--X \t '), /does not end there/],
+    [`--X\r\n${part(a)}\r\n--X \r\n${part(b)}\r\n--X--\r\n`, /does not end there/],
     [two('--X').replaceAll('\r\n', '\n'), /CR and LF/],
     [`--X\r\n${part('a\n--X\nb')}\r\n--X--`, /CR and LF/],
     [`--X\r\n${part('a\r--X\rb')}\r\n--X--`, /CR and LF/],
     [`--X\r\n${part('a')}\r\n--Xy\r\n${part('b')}\r\n--X--`, /does not end there/],
     [`--X\r\n${part('a')}\r\n--X-y\r\n${part('b')}\r\n--X--`, /does not end there/],
-    [`--X\r\n${part('a')}\r\n--X--b\r\n`, /does not end there/],
     [`${two('--X')}--X\r\n${part('c')}\r\n--X--\r\n`, /after its end/],
-    ['--X\r\n--X--\r\n', /part 0 has no empty line/],
-    [`--X\r\n${part('a', 'Content-Type: image/png')}\r\n--X--`, /part 0 has no Content-Disposition/],
-    [`--X\r\n\r\na\r\n--X--`, /part 0 has no empty line/],
-    [`--X\r\n\r\na\r\n\r\n\r\n--X--`, /part 0 has a header line that is malformed/],
-    [`--X\r\n${part('a', 'Content-Disposition: attachment; name="a"')}\r\n--X--`, /part 0 is not form-data/],
-    [
-      `--X\r\n${part('a', `${disposition}\r\n${disposition}`)}\r\n--X--`,
-      /part 0 has more than one Content-Disposition/,
-    ],
-    [`--X\r\n${part('a', `${disposition}\r\n folded`)}\r\n--X--`, /header line that is malformed/],
-    [`--X\r\n${part('a', `${disposition}\nX: y`)}\r\n--X--`, /header line that is malformed/],
-    [
-      `--X\r\n${part('a', `${disposition}\r\nContent-Transfer-Encoding: base64`)}\r\n--X--`,
-      /base64; send it as binary/,
-    ],
-    [
-      `--X\r\n${part('a', `${disposition}\r\nContent-Type: multipart/mixed; boundary=Y`)}\r\n--X--`,
-      /multipart\/mixed itself/,
-    ],
+    ['--X\r\n--X--\r\n', /1 parts begin and 0/],
+    [`--X\r\n${part('a', 'Content-Type: image/png')}\r\n--X--`, /1 parts begin and 0/],
+    [`--X\r\n\r\na\r\n--X--`, /1 parts begin and 0/],
+    [`--X\r\n${part('a', 'Content-Disposition: attachment; name="a"')}\r\n--X--`, /1 parts begin and 0/],
   ]
-  for (const [body, message] of refused) {
-    assert.throws(() => split(body), { constructor: MultipartError, message }, JSON.stringify(body))
+  for (const [body, detail] of refused) {
+    const answer = post(body)
+    assert.equal((await answer).status, 400, JSON.stringify(body.slice(0, 60)))
+    await problem({ status: 400, kind: 'malformed', detail }, 'POST', '/encode', answer)
   }
-  for (const type of [
-    '',
-    '; boundary=',
-    '; boundary=""',
-    '; boundary="X "',
-    '; boundary=X; boundary=Y',
-    '; boundary=X Y',
-  ]) {
-    assert.throws(() => split(two('--X'), `multipart/form-data${type}`), MultipartError, type)
+  for (const parameters of ['', '; boundary=', '; boundary=""', '; boundary=X; boundary=Y']) {
+    const answer = post(two('--X'), `multipart/form-data${parameters}`)
+    await problem({ status: 400, kind: 'malformed', detail: /boundary/i }, 'POST', '/encode', answer)
   }
-})
-
-test('whoever sends parts by the book gets them back, whatever is in them', () => {
-  const content = fc.uint8Array({ maxLength: 300 }).map((bytes) => Buffer.from(bytes))
-  const nearly = fc
-    .constantFrom('\r\n--boundar', 'x--boundary1', '\r\n\r\n', '\r\n-', '-')
-    .map((text) => Buffer.from(text))
-  const contents = fc.array(
-    fc.array(fc.oneof(content, nearly)).map((pieces) => Buffer.concat(pieces)),
-    { minLength: 1 },
-  )
-  fc.assert(
-    fc.property(contents, fc.constantFrom('', ' ', '\t  '), (parts, padding) => {
-      const body = parts.flatMap((bytes) => [
-        Buffer.from(`--boundary1${padding}\r\n${disposition}\r\n\r\n`),
-        bytes,
-        Buffer.from('\r\n'),
-      ])
-      const type = 'multipart/form-data; boundary=boundary1'
-      const counts: number[] = []
-      const found = splitParts(type, Buffer.concat([...body, Buffer.from('--boundary1--')]), (count) =>
-        counts.push(count),
-      )
-      assert.deepEqual(
-        found.map(({ bytes }) => bytes),
-        parts,
-      )
-      assert.deepEqual(
-        counts,
-        parts.map((_, index) => index + 1),
-      )
-    }),
-  )
 })
