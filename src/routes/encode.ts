@@ -5,6 +5,7 @@ import { type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
 import { type Admission, admissionOf } from '../http/admission.ts'
 import { isArray, withArrayErrors } from '../http/bodies.ts'
+import { mediaTypeOf } from '../http/media-types.ts'
 import type { Part } from '../http/multipart.ts'
 import { negotiate } from '../http/negotiate.ts'
 import type { components, operations } from '../http/openapi.d.ts'
@@ -25,6 +26,7 @@ interface File {
 
 const problemOf: Record<ImageError['reason'], ProblemKind> = {
   undecodable: 'undecodable-image',
+  'unknown-format': 'undecodable-image',
   unsupported: 'unsupported-type',
   'too-many-pixels': 'too-many-pixels',
 }
@@ -56,7 +58,10 @@ export function encode(services: Services): RouteHandlerMethod {
       })
     } catch (error) {
       if (!(error instanceof ImageError)) throw error
-      throw new Problem(problemOf[error.reason], `${name} ${error.message}`, { item }, error)
+      // Only the content can say what a body without a type is.
+      const untyped = mediaTypeOf(request) === 'application/octet-stream'
+      const kind = untyped && error.reason === 'unknown-format' ? 'unsupported-type' : problemOf[error.reason]
+      throw new Problem(kind, `${name} ${error.message}`, { item }, error)
     } finally {
       const preprocess = performance.now() - start
       admissionOf(request).time({ preprocess })

@@ -195,7 +195,7 @@ test('where the content tells the format, the header may say less or another', a
     // fetch sends no Content-Type with bytes unless it is told to.
     assert.deepEqual((await encode(png, type === '' ? {} : { 'content-type': type })).tokens, tokens, type)
   }
-  await refused({ status: 422, kind: 'undecodable-image', detail: /image 0/, item: 0 }, post(Buffer.from('hello')))
+  await refused({ status: 415, kind: 'unsupported-type', detail: /image 0/, item: 0 }, post(Buffer.from('hello')))
   await refused({ status: 422, kind: 'undecodable-image', detail: /empty/, item: 0 }, post(null))
 })
 
