@@ -4,7 +4,7 @@ import '../src/formats/thread-pool.ts'
 import { parseArgs } from 'node:util'
 import { decodeImage } from '../src/formats/decode-image.ts'
 import { encodeImage } from '../src/formats/encode-image.ts'
-import { largestPart, planBatches } from '../src/inference/sizing.ts'
+import { planBatches } from '../src/inference/sizing.ts'
 import { readImages } from './images.ts'
 import { Model } from './model.ts'
 import { percentile } from './statistics.ts'
@@ -44,7 +44,7 @@ const { values } = parseArgs({
 const milliseconds = Number(values.seconds) * 1000
 const model = await Model.load(values.model, 1)
 const size = model.shape.imageSize
-const part = largestPart({ provider: 'cpu', threads: 1, batches: planBatches('cpu') })
+const { part } = planBatches('cpu')
 const files = (await readImages(values.images)).map(({ body }) => body)
 const rows = ['encode', 'stages'].includes(values.work) ? [] : await tokensOf(files)
 

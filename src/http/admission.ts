@@ -215,7 +215,7 @@ export function admissionHooks(services: Services): AdmissionHooks {
     },
     async onSend(request, reply) {
       const timings = Object.entries({ ...request.admission?.timings, total: reply.elapsedTime })
-      reply.header('x-model', inference.info.model)
+      reply.header('x-model', inference.info.modelDigest)
       reply.header('server-timing', timings.map(([step, ms]) => `${step};dur=${ms.toFixed(2)}`).join(', '))
     },
     async onResponse(request) {

@@ -38,9 +38,9 @@ export interface Bundle {
   shape: ModelShape
   graphs: Graph[]
   /** What tokens mean: digest of the encoder, the `mocet` graphs and the codebook. */
-  model: string
+  modelDigest: string
   /** Digest of every file. */
-  bundle: string
+  bundleDigest: string
   /** Size of the graphs' files. */
   graphBytes: number
   /** The bytes of `codebook.npy`, float32 `[size, dimension]`. */
@@ -129,8 +129,8 @@ export async function readBundle(folder: string): Promise<Bundle> {
     manifest,
     shape,
     graphs,
-    model: digest(meaning.map((file) => manifest.files[file] ?? '')),
-    bundle: digest([...Object.values(manifest.files), sha256(manifestFile)]),
+    modelDigest: digest(meaning.map((file) => manifest.files[file] ?? '')),
+    bundleDigest: digest([...Object.values(manifest.files), sha256(manifestFile)]),
     graphBytes: sizes.reduce((sum, size) => sum + size, 0),
     codebookFile,
   }

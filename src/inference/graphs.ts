@@ -1,6 +1,3 @@
-import type { InferenceSession } from 'onnxruntime-node'
-import { BundleError } from './errors.ts'
-
 /** What the manifest promises about one input or output; the batch dimension comes first and is not in `shape`. */
 export interface TensorSpec {
   name: string
@@ -56,40 +53,4 @@ export function sequenceLength(shape: ModelShape): number {
 /** The graph of the stage at `index`, counted from 0: `mocet-1` is the first. */
 export function stageName(index: number): string {
   return `mocet-${index + 1}`
-}
-
-/**
- * Compares a loaded graph's inputs and outputs with what the manifest promises.
- * @throws BundleError naming the file and the first tensor that differs.
- */
-export function checkGraph(graph: Graph, session: Pick<InferenceSession, 'inputMetadata' | 'outputMetadata'>): void {
-  compare(graph.file, 'input', graph.inputs, session.inputMetadata)
-  compare(graph.file, 'output', graph.outputs, session.outputMetadata)
-}
-
-function compare(
-  file: string,
-  role: 'input' | 'output',
-  expected: TensorSpec[],
-  actual: readonly InferenceSession.ValueMetadata[],
-): void {
-  for (const spec of expected) {
-    const found = actual.find((value) => value.name === spec.name)
-    if (!found) throw new BundleError(`${file}: has no ${role} named ${spec.name}, which the manifest promises`)
-    const wanted = `${spec.type} ${dimensions(['B', ...spec.shape])}`
-    const given = found.isTensor ? `${found.type} ${dimensions(found.shape)}` : 'no tensor'
-    const fits =
-      found.isTensor &&
-      found.type === spec.type &&
-      found.shape.length === spec.shape.length + 1 &&
-      typeof found.shape[0] === 'string' &&
-      spec.shape.every((size, axis) => found.shape[axis + 1] === size)
-    if (!fits) throw new BundleError(`${file}: ${role} ${spec.name} is ${given}, the manifest promises ${wanted}`)
-  }
-  const extra = actual.find((value) => !expected.some((spec) => spec.name === value.name))
-  if (extra) throw new BundleError(`${file}: has an ${role} named ${extra.name}, which the manifest does not know`)
-}
-
-function dimensions(shape: readonly (number | string)[]): string {
-  return `[${shape.map((size) => size || '?').join(',')}]`
 }

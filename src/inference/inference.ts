@@ -1,16 +1,19 @@
-import { Batcher, type BatcherMetrics, type Timings } from './batcher.ts'
+import { Batcher } from './batcher.ts'
 import { type Bundle, readBundle } from './bundle.ts'
-import { type Engine, EngineKeeper, ProcessEngine } from './engine/engine.ts'
+import { type Engine, type EngineEnd, ProcessEngine } from './engine/engine.ts'
+import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
 import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
 import { QueueFullError } from './errors.ts'
 import { sequenceLength } from './graphs.ts'
+import type { QueueMetrics, Timings } from './queue.ts'
 import { type Reservation, Reservations } from './reservations.ts'
 import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
 
-export type { Kind, Timings } from './batcher.ts'
+export type { EngineEnd } from './engine/engine.ts'
 export type { Provider } from './engine/protocol.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
+export type { Kind, Timings } from './queue.ts'
 export type { Reservation } from './reservations.ts'
 
 /** As much of pino's logger as is used here. */
@@ -21,9 +24,9 @@ export interface Logger {
 }
 
 /** Called as things happen, so that whoever counts can count. */
-export interface InferenceMetrics extends BatcherMetrics {
-  /** An engine ended, for this reason, and is being replaced. */
-  engineRestart?(reason: string): void
+export interface InferenceMetrics extends QueueMetrics {
+  /** An engine ended and is being replaced. */
+  engineRestart?(end: EngineEnd): void
 }
 
 export interface InferenceOptions {
@@ -54,9 +57,9 @@ export interface InferenceOptions {
 export interface ModelInfo {
   name: string
   /** Digest of what tokens mean: tokens of one model mean nothing to another. */
-  model: string
+  modelDigest: string
   /** Digest of every file of the bundle. */
-  bundle: string
+  bundleDigest: string
   imageSize: number
   length: number
   stages: number[]
@@ -119,8 +122,8 @@ export class Inference {
     const { manifest, shape } = bundle
     this.info = {
       name: manifest.name,
-      model: bundle.model,
-      bundle: bundle.bundle,
+      modelDigest: bundle.modelDigest,
+      bundleDigest: bundle.bundleDigest,
       imageSize: shape.imageSize,
       length: sequenceLength(shape),
       stages: shape.stages,
@@ -146,16 +149,16 @@ export class Inference {
             this.#failure = undefined
             this.#batcher.add(ready)
           },
-          down: (gone, reason) => {
+          down: (gone, end) => {
             this.#batcher.remove(gone)
             if (this.#batcher.engines === 0) {
               this.#giveUp = setTimeout(() => {
-                const why = this.#failure?.message ?? reason
+                const why = this.#failure?.message ?? end.reason
                 giveUp(`there has been no engine for ${lostAfterMs / 1000} s: ${why}`)
               }, lostAfterMs)
             }
-            log.error({ reason }, 'engine ended, starting another')
-            metrics?.engineRestart?.(reason)
+            log.error({ kind: end.kind, reason: end.reason }, 'engine ended, starting another')
+            metrics?.engineRestart?.(end)
           },
           failed: (error) => {
             if (this.#batcher.engines === 0) this.#failure = error
@@ -290,7 +293,7 @@ async function startEngine(
   { maxBatch, tf32, timeoutMs, log }: InferenceOptions,
   child: URL,
 ): Promise<Engine> {
-  const batches = planBatches(provider, maxBatch)
+  const batches = planBatches(provider, maxBatch, threads)
   let loading = true
   const engine = await ProcessEngine.start({
     config: { graphs, shape, provider, device, threads, tf32, batches },

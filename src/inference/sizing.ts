@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
-import type { BatchPlan, EngineConfig, Provider } from './engine/protocol.ts'
+import type { BatchPlan, Provider } from './engine/protocol.ts'
 
 /** What this process may use of its machine. */
 export interface Machine {
@@ -48,28 +48,11 @@ export function planEngines(
  * The batches for a provider's engines, of `max` items at most. A GPU needs more items than a CPU to have enough to do;
  * and since every new shape costs it allocations and the choice of kernels, it runs at few, all of them warmed up.
  */
-export function planBatches(provider: Provider, max = provider === 'cuda' ? 256 : 32): BatchPlan {
-  if (provider === 'cpu') return { max, sizes: [...new Set([1, max])], pinned: false }
+export function planBatches(provider: Provider, max = provider === 'cuda' ? 256 : 32, threads = 1): BatchPlan {
+  if (provider === 'cpu') return { max, sizes: [...new Set([1, max])], pinned: false, part: IMAGES_A_CORE * threads }
   const sizes: number[] = []
   for (let size = 1; size < max; size *= 2) sizes.push(size)
-  return { max, sizes: [...sizes, max], pinned: true }
-}
-
-/** The rows that a graph runs on for `rows` of a batch. */
-export function rowsToRun(rows: number, { sizes, pinned }: BatchPlan): number {
-  return (pinned && sizes.find((size) => size >= rows)) || rows
-}
-
-/**
- * Images that encoder and decoder run on at once at most: they treat each by itself, so a batch is cut into such parts.
- * The causal loop, small products of one image's state, wants batches that are as large as can be.
- */
-export function largestPart({
-  provider,
-  threads,
-  batches,
-}: Pick<EngineConfig, 'provider' | 'threads' | 'batches'>): number {
-  return provider === 'cpu' ? IMAGES_A_CORE * threads : batches.max
+  return { max, sizes: [...sizes, max], pinned: true, part: max }
 }
 
 /** Cores and memory, as the machine has them or a container is allowed. */

@@ -49,8 +49,8 @@ export function decode(services: Services): RouteHandlerMethod {
   return async (request, reply) => {
     const { admission } = request
     const { model, format, quality } = request.query as Query & { quality: number }
-    if (model !== undefined && model !== info.model) {
-      throw new Problem('other-model', `the tokens are of model ${model}; this server's is ${info.model}`)
+    if (model !== undefined && model !== info.modelDigest) {
+      throw new Problem('other-model', `the tokens are of model ${model}; this server's is ${info.modelDigest}`)
     }
     const sequences = isOfType(request, 'application/x-npy')
       ? withArray(request.body as Buffer, sequencesOf)
@@ -80,7 +80,11 @@ export function decode(services: Services): RouteHandlerMethod {
       return inTurn(() => fileOf(pixels, chosen, quality, request))
     })
     if (!batch) return files[0]
-    return { model: info.model, format: chosen, images: files.map((file) => file.toString('base64')) } satisfies Answer
+    return {
+      model: info.modelDigest,
+      format: chosen,
+      images: files.map((file) => file.toString('base64')),
+    } satisfies Answer
   }
 
   async function fileOf(

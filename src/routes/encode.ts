@@ -82,7 +82,7 @@ export function encode(services: Services): RouteHandlerMethod {
         rows.map((row) => new Uint8Array(row.buffer, row.byteOffset, row.byteLength)),
       )
     }
-    return { model: info.model, length, tokens: rows.map((row) => Array.from(row)) } satisfies Answer
+    return { model: info.modelDigest, length, tokens: rows.map((row) => Array.from(row)) } satisfies Answer
   }
 }
 

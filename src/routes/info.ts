@@ -5,7 +5,7 @@ import type { Services } from '../services.ts'
 
 /** `GET /info`. */
 export function info({ config, inference }: Services): RouteHandlerMethod {
-  const { name, model, bundle, imageSize, length, stages, codebook } = inference.info
+  const { name, modelDigest: model, bundleDigest: bundle, imageSize, length, stages, codebook } = inference.info
   const { provider, providerReason, engines, threads, maxBatch } = inference.info
   const answer = {
     ...{ name, model, bundle, imageSize, length, stages, codebook },

@@ -47,9 +47,9 @@ async function refused(promise: Promise<unknown>, sentence: RegExp): Promise<voi
 test('reads the bundle and its digests', async () => {
   const bundle = await readBundle(BUNDLE)
   const { 'decoder.onnx': _, 'MODEL_CARD.md': __, ...meaning } = manifest.files
-  assert.equal(bundle.model, digest(Object.values(meaning)))
+  assert.equal(bundle.modelDigest, digest(Object.values(meaning)))
   const manifestHash = sha256(await readFile(join(BUNDLE, 'manifest.json')))
-  assert.equal(bundle.bundle, digest([...Object.values<string>(manifest.files), manifestHash]))
+  assert.equal(bundle.bundleDigest, digest([...Object.values<string>(manifest.files), manifestHash]))
   assert.deepEqual(bundle.codebookFile, await readFile(join(BUNDLE, 'codebook.npy')))
   assert.deepEqual(bundle.shape.stages, manifest.tokens.stages)
 })
@@ -58,14 +58,14 @@ test('another decoder is another bundle but the same model', async (t) => {
   const folder = await copyBundle(t)
   await replace(folder, { 'decoder.onnx': 'another decoder' })
   const [before, after] = [await readBundle(BUNDLE), await readBundle(folder)]
-  assert.equal(after.model, before.model)
-  assert.notEqual(after.bundle, before.bundle)
+  assert.equal(after.modelDigest, before.modelDigest)
+  assert.notEqual(after.bundleDigest, before.bundleDigest)
 })
 
 test('another encoder is another model', async (t) => {
   const folder = await copyBundle(t)
   await replace(folder, { 'encoder.onnx': 'another encoder' })
-  assert.notEqual((await readBundle(folder)).model, (await readBundle(BUNDLE)).model)
+  assert.notEqual((await readBundle(folder)).modelDigest, (await readBundle(BUNDLE)).modelDigest)
 })
 
 test('a folder without a manifest is refused', async (t) => {

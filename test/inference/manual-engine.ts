@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import type { Engine } from '../../src/inference/engine/engine.ts'
+import type { Engine, EngineEnd } from '../../src/inference/engine/engine.ts'
 import type { DecodeBatch, EncodeBatch } from '../../src/inference/engine/protocol.ts'
 
 // Images of one pixel: the first byte says who is who.
@@ -23,7 +23,7 @@ export interface Call {
 /** An engine whose batches a test answers by hand: image `id` has the tokens id, id+1, id+2, id+3. */
 export class ManualEngine implements Engine {
   readonly calls: Call[] = []
-  readonly ended = new Promise<string>(() => {})
+  readonly ended = new Promise<EngineEnd>(() => {})
   over = false
   answered = 0
 

@@ -4,14 +4,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import type { Provider } from '../../src/inference/inference.ts'
-import {
-  largestPart,
-  planBatches,
-  planEngines,
-  rowsToRun,
-  usableCores,
-  usableMachine,
-} from '../../src/inference/sizing.ts'
+import { planBatches, planEngines, usableCores, usableMachine } from '../../src/inference/sizing.ts'
 import { startInference } from './support.ts'
 
 const GIB = 2 ** 30
@@ -60,25 +53,17 @@ test('the service says what it chose for this machine', async (t) => {
 })
 
 test('CUDA runs larger batches than the CPU, at powers of two', () => {
-  assert.deepEqual(planBatches('cpu'), { max: 32, sizes: [1, 32], pinned: false })
-  assert.deepEqual(planBatches('cpu', 1), { max: 1, sizes: [1], pinned: false })
+  assert.deepEqual(planBatches('cpu'), { max: 32, sizes: [1, 32], pinned: false, part: 8 })
+  assert.deepEqual(planBatches('cpu', 1), { max: 1, sizes: [1], pinned: false, part: 8 })
   const { max, sizes, pinned } = planBatches('cuda')
   assert.deepEqual([max, sizes, pinned], [256, [1, 2, 4, 8, 16, 32, 64, 128, 256], true])
   assert.deepEqual(planBatches('cuda', 1).sizes, [1])
   assert.deepEqual(planBatches('cuda', 100).sizes, [1, 2, 4, 8, 16, 32, 64, 100])
 })
 
-test('a batch runs at the next pinned size, and as it is where none is pinned', () => {
-  const sizes = (provider: Provider) =>
-    [1, 2, 3, 5, 64, 65, 100].map((rows) => rowsToRun(rows, planBatches(provider, 100)))
-  assert.deepEqual(sizes('cuda'), [1, 2, 4, 8, 64, 100, 100])
-  assert.deepEqual(sizes('cpu'), [1, 2, 3, 5, 64, 65, 100])
-})
-
 test('encoder and decoder run on eight images a core of the CPU, and on whole batches of a GPU', () => {
-  const largest = (provider: Provider, threads: number) =>
-    largestPart({ provider, threads, batches: planBatches(provider, 100) })
-  assert.deepEqual([largest('cpu', 1), largest('cpu', 4), largest('cuda', 4)], [8, 32, 100])
+  const part = (provider: Provider, threads: number) => planBatches(provider, 100, threads).part
+  assert.deepEqual([part('cpu', 1), part('cpu', 4), part('cuda', 4)], [8, 32, 100])
 })
 
 const cgroups: Record<string, [files: Record<string, string>, cores: number]> = {

@@ -17,13 +17,15 @@ export interface EngineConfig {
   batches: BatchPlan
 }
 
-/** The batches that an engine gets, in images or sequences. */
+/** How an engine runs batches; sizes are numbers of images or sequences. */
 export interface BatchPlan {
   max: number
-  /** Sizes to warm up at, ascending, `max` the last. */
+  /** Sizes to warm up at, ascending; `max` is the last. */
   sizes: number[]
-  /** Whether graphs run at these sizes alone: fewer rows are filled up to the next of them. */
+  /** Whether graphs run at these sizes only: fewer rows are filled up to the next size. */
   pinned: boolean
+  /** Maximum number of images that the encoder or decoder runs on at once; larger batches are cut into such parts. */
+  part: number
 }
 
 /** Milliseconds by graph name. */
