@@ -33,6 +33,7 @@ export class Model {
    */
   async latents(images: Uint8Array[], most = images.length): Promise<Tensor> {
     const { imageSize, latents } = this.shape
+    if (!latents) throw new Error('a parallel model has no latents')
     const parts: Float32Array[] = []
     for (const [start, end] of partsOf(images.length, most)) {
       const shape = [end - start, imageSize, imageSize, 3]

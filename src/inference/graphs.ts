@@ -1,8 +1,10 @@
-/** What the manifest promises about one input or output; the batch dimension comes first and is not in `shape`. */
+/** What the manifest promises about one input or output; the batch axis comes first and is not in `shape`. */
 export interface TensorSpec {
   name: string
   type: 'uint8' | 'int32' | 'float32'
   shape: number[]
+  /** Whether the graph may leave it out. */
+  optional?: boolean
 }
 
 /** One ONNX file of a bundle, as an engine loads it. */
@@ -12,41 +14,75 @@ export interface Graph {
   file: string
   path: string
   sha256: string
+  /** Files of weights that the graph keeps outside itself, beside the graph; empty if they are inside. */
+  weights: ExternalWeights[]
   inputs: TensorSpec[]
   outputs: TensorSpec[]
 }
 
-/** The sizes from which every graph's inputs and outputs follow. */
+/** A file of weights that engines map into memory instead of reading it. */
+export interface ExternalWeights {
+  file: string
+  path: string
+  bytes: number
+  sha256: string
+  /** The file's identity when it was hashed. A file that still has it need not be hashed again. */
+  identity: string
+}
+
+/** What determines the inputs and outputs of every graph. */
 export interface ModelShape {
+  /** `causal`: shorter encodings are prefixes of longer ones. `parallel`: only whole sequences mean something. */
+  kind: 'causal' | 'parallel'
+  /** Whether the decoder draws any prefix. If not, it takes whole sequences only. */
+  prefixes: boolean
   /** Width and height of an image, in pixels. */
   imageSize: number
-  /** Sequence lengths at which a `mocet` graph ends, ascending; the last one is the full length. */
+  /** Sequence lengths at which a stage ends, ascending; the last one is the full length. */
   stages: number[]
-  latents: { count: number; width: number }
+  /** What a stage gives to the next one; `none` for a parallel model: its encoder gives the tokens, there are no stages. */
+  handover: 'ids' | 'state' | 'none'
+  /** What the encoder gives to the stages; undefined for a parallel model. */
+  latents: { count: number; width: number } | undefined
+  /** The rows, one per token, that a stage gives to the next one; undefined unless `handover` is `state`. */
+  state: { width: number } | undefined
   codebook: { size: number; dimension: number }
 }
 
-/** Names, without `.onnx`, and the tensors of the graphs of a model with this shape, in the order of running. */
+/** Names and tensors of the graphs of a model with this shape, in the order in which they run. */
 export function graphTensors(shape: ModelShape): Pick<Graph, 'name' | 'inputs' | 'outputs'>[] {
   const images: TensorSpec = { name: 'images', type: 'uint8', shape: [shape.imageSize, shape.imageSize, 3] }
+  const tokens = (count: number): TensorSpec => ({ name: 'tokens', type: 'int32', shape: [count] })
+  const length = sequenceLength(shape)
+  const decoder = { name: 'decoder', inputs: [tokens(length)], outputs: [images] }
+  if (!shape.latents) return [{ name: 'encoder', inputs: [images], outputs: [tokens(length)] }, decoder]
   const latents: TensorSpec = { name: 'latents', type: 'float32', shape: [shape.latents.count, shape.latents.width] }
-  const ids = (name: string, count: number): TensorSpec => ({ name, type: 'int32', shape: [count] })
   return [
     { name: 'encoder', inputs: [images], outputs: [latents] },
     ...shape.stages.map((end, index) => {
       const start = shape.stages[index - 1] ?? 0
       return {
         name: stageName(index),
-        inputs: start === 0 ? [latents] : [latents, ids('prefix', start)],
-        outputs: [ids('tokens', end - start)],
+        inputs: start === 0 ? [latents] : [latents, handedOver(shape, start)],
+        outputs: [
+          tokens(end - start),
+          ...(shape.state ? [{ ...handedOver(shape, end), optional: end === length }] : []),
+        ],
       }
     }),
-    { name: 'decoder', inputs: [ids('tokens', sequenceLength(shape))], outputs: [images] },
+    decoder,
   ]
 }
 
+/** What a stage is given of the `start` tokens before it. */
+function handedOver({ state }: ModelShape, start: number): TensorSpec {
+  return state
+    ? { name: 'state', type: 'float32', shape: [start, state.width] }
+    : { name: 'prefix', type: 'int32', shape: [start] }
+}
+
 /** The full sequence length, L. */
-export function sequenceLength(shape: ModelShape): number {
+export function sequenceLength(shape: Pick<ModelShape, 'stages'>): number {
   return shape.stages.at(-1) ?? 0
 }
 

@@ -1,15 +1,16 @@
 import { Batcher } from './batcher.ts'
-import { type Bundle, readBundle } from './bundle.ts'
+import { type Bundle, type ImagePreparation, readBundle, type Source } from './bundle.ts'
 import { type Engine, type EngineEnd, ProcessEngine } from './engine/engine.ts'
 import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
 import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
 import { QueueFullError } from './errors.ts'
-import { sequenceLength } from './graphs.ts'
+import { type ModelShape, sequenceLength } from './graphs.ts'
 import type { QueueMetrics, Timings } from './queue.ts'
 import { type Reservation, Reservations } from './reservations.ts'
 import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
 
+export type { ImagePreparation, Source } from './bundle.ts'
 export type { EngineEnd } from './engine/engine.ts'
 export type { Provider } from './engine/protocol.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
@@ -56,14 +57,23 @@ export interface InferenceOptions {
 /** What is served, and on what. */
 export interface ModelInfo {
   name: string
+  /** `causal`: shorter encodings are prefixes of longer ones. `parallel`: only whole sequences mean something. */
+  kind: ModelShape['kind']
+  /** Whether any prefix decodes; if not, only whole sequences do. */
+  prefixes: boolean
   /** Digest of what tokens mean: tokens of one model mean nothing to another. */
   modelDigest: string
   /** Digest of every file of the bundle. */
   bundleDigest: string
   imageSize: number
+  /** How photos become the pixels that the encoder takes. */
+  image: ImagePreparation
   length: number
   stages: number[]
-  codebook: { size: number; dimension: number }
+  /** `normalised`: whether the entries are unit vectors. */
+  codebook: { size: number; dimension: number; normalised: boolean }
+  /** Where the weights came from, as far as the bundle says. */
+  source: Source | undefined
   provider: Provider
   providerReason: string
   /** Engine processes, the threads each runs a graph on, and the most items it takes at once. */
@@ -108,7 +118,7 @@ export class Inference {
     const machine = await usableMachine()
     const choice = await chooseProvider(options.provider, (provider) =>
       startAll(
-        planEngines(provider, options, machine, bundle.graphBytes).map((plan) => ({
+        planEngines(provider, options, machine, bundle.weights.inside + bundle.weights.external).map((plan) => ({
           plan,
           start: () => startEngine(bundle, provider, plan, options, child),
         })),
@@ -122,12 +132,16 @@ export class Inference {
     const { manifest, shape } = bundle
     this.info = {
       name: manifest.name,
+      kind: shape.kind,
+      prefixes: shape.prefixes,
       modelDigest: bundle.modelDigest,
       bundleDigest: bundle.bundleDigest,
       imageSize: shape.imageSize,
+      image: manifest.image,
       length: sequenceLength(shape),
       stages: shape.stages,
-      codebook: shape.codebook,
+      codebook: { ...shape.codebook, normalised: manifest.normalised },
+      source: manifest.source,
       provider: choice.provider,
       providerReason: choice.reason,
       engines: choice.started.length,
@@ -199,11 +213,11 @@ export class Inference {
    * Encodes one image.
    * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles. Or a promise of them:
    * an engine may wait a moment for images that are being prepared, so as to take more of them at once.
-   * @param length tokens wanted, 1 to L.
+   * @param length tokens wanted, 1 to L; of a parallel model, L.
    * @param signal takes the image out of the queue; the promise then rejects with the signal's reason.
    * @param client stands for the client in all of its requests: for one that is known to come back at once with more, an
    * engine may wait likewise.
-   * @returns uint16 ids `[length]`, the first `length` of the full encoding, bit for bit.
+   * @returns uint16 ids `[length]`, bit for bit the first `length` of the full encoding.
    * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
    * image alone; what the promise of pixels rejects with.
    */
@@ -213,21 +227,21 @@ export class Inference {
     signal?: AbortSignal,
     client?: object,
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
-    this.#check(length)
+    this.#check(length, this.info.kind === 'causal')
     const checked = pixels instanceof Uint8Array ? this.#checkSize(pixels) : pixels.then((p) => this.#checkSize(p))
     return this.#batcher.encode(checked, length, signal, client)
   }
 
   /**
-   * Decodes one sequence; any prefix of an encoding is one.
-   * @param tokens 1 to L ids below the codebook's size; left alone until the promise settles.
+   * Decodes one sequence.
+   * @param tokens L ids below the codebook's size, or 1 to L where prefixes decode; not changed until the promise settles.
    * @param signal takes the sequence out of the queue; the promise then rejects with the signal's reason.
    * @returns uint8 `[H,W,3]`, RGB.
    * @throws RangeError for a length or an id the model does not have; EngineFailedError when the engine failed on this
    * sequence alone.
    */
   async decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
-    this.#check(tokens.length)
+    this.#check(tokens.length, this.info.prefixes)
     const { size } = this.info.codebook
     for (let index = 0; index < tokens.length; index++) {
       const id = tokens[index]
@@ -257,10 +271,12 @@ export class Inference {
     throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
   }
 
-  #check(length: number): void {
+  /** @param prefixes whether less than a whole sequence will do */
+  #check(length: number, prefixes: boolean): void {
     if (this.#closed) throw new QueueFullError('the service is closed')
-    if (!(Number.isInteger(length) && length >= 1 && length <= this.info.length)) {
-      throw new RangeError(`a sequence has 1 to ${this.info.length} tokens, not ${length}`)
+    const longest = this.info.length
+    if (!(Number.isInteger(length) && length >= (prefixes ? 1 : longest) && length <= longest)) {
+      throw new RangeError(`a sequence has ${prefixes ? `1 to ${longest}` : longest} tokens, not ${length}`)
     }
   }
 }

@@ -77,7 +77,7 @@ test('a folder without a manifest is refused', async (t) => {
 const manifests: Record<string, [content: unknown, sentence: RegExp]> = {
   'that is not JSON': ['{', /^manifest\.json: is not JSON/],
   'that is null': [null, /^manifest\.json: /],
-  'of another format': [{ ...manifest, format: 2 }, /^manifest\.json: format 2 is not supported/],
+  'of another format': [{ ...manifest, format: 3 }, /^manifest\.json: format 3 is not supported; .* formats 1 and 2$/],
   'without a key': [{ ...manifest, quality: undefined }, /^manifest\.json: it must have required property 'quality'$/],
   'with other preprocessing': [
     { ...manifest, image: { ...manifest.image, kernel: 'cubic' } },
@@ -89,11 +89,11 @@ const manifests: Record<string, [content: unknown, sentence: RegExp]> = {
   ],
   'that lists no graph of a stage': [
     { ...manifest, files: { ...manifest.files, 'mocet-2.onnx': undefined } },
-    /^manifest\.json: lists no mocet-2\.onnx/,
+    /^manifest\.json: files does not list mocet-2\.onnx$/,
   ],
   'that lists a graph of no stage': [
     { ...manifest, files: { ...manifest.files, 'mocet-4.onnx': sha256('') } },
-    /^manifest\.json: lists mocet-4\.onnx/,
+    /^manifest\.json: files lists mocet-4\.onnx, which no graph/,
   ],
   'that points out of its folder': [
     { ...manifest, files: { ...manifest.files, '../secret': sha256('') } },

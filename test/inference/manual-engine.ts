@@ -1,12 +1,17 @@
 import assert from 'node:assert/strict'
 import type { Engine, EngineEnd } from '../../src/inference/engine/engine.ts'
 import type { DecodeBatch, EncodeBatch } from '../../src/inference/engine/protocol.ts'
+import type { ModelShape } from '../../src/inference/graphs.ts'
 
 // Images of one pixel: the first byte says who is who.
-export const shape = {
+export const shape: ModelShape = {
+  kind: 'causal',
+  prefixes: true,
   imageSize: 1,
   stages: [2, 4],
+  handover: 'ids',
   latents: { count: 1, width: 1 },
+  state: undefined,
   codebook: { size: 10, dimension: 1 },
 }
 export const image = (id: number) => Uint8Array.of(id, 0, 0)

@@ -1,117 +1,145 @@
 import { type InferenceSession, Tensor } from 'onnxruntime-node'
-import { sequenceLength, stageName } from '../graphs.ts'
+import { type Graph, sequenceLength, stageName } from '../graphs.ts'
 import type { DecodeBatch, DecodeResult, EncodeBatch, EncodeResult, EngineConfig, GraphTimings } from './protocol.ts'
 import { setTf32 } from './providers.ts'
 import { fillRows, joinParts, type Numbers, partsOf, rowsToRun } from './rows.ts'
 import { loadGraph } from './session.ts'
 
+interface LoadedGraph extends Graph {
+  session: InferenceSession
+}
+
 /** A model whose graphs are loaded. */
 export class LoadedModel {
   readonly #config: EngineConfig
-  readonly #sessions: Map<string, InferenceSession>
+  readonly #graphs: Map<string, LoadedGraph>
+  readonly #length: number
 
-  private constructor(config: EngineConfig, sessions: Map<string, InferenceSession>) {
+  private constructor(config: EngineConfig, graphs: LoadedGraph[]) {
     this.#config = config
-    this.#sessions = sessions
-  }
-
-  /** Loads every graph, then runs all of them at every size of the plan, so that no request pays for a first run. */
-  static async load(config: EngineConfig): Promise<LoadedModel> {
-    // Before the first session: that one loads CUDA's libraries.
-    if (config.provider === 'cuda') setTf32(process.env, config.tf32)
-    const sessions = new Map<string, InferenceSession>()
-    for (const graph of config.graphs) sessions.set(graph.name, await loadGraph(graph, config))
-    const model = new LoadedModel(config, sessions)
-    const { imageSize } = config.shape
-    const length = sequenceLength(config.shape)
-    for (const count of config.batches.sizes) {
-      await model.encode({
-        pixels: new Uint8Array(count * imageSize * imageSize * 3),
-        lengths: new Array<number>(count).fill(length),
-      })
-      await model.decode({ tokens: new Int32Array(count * length) })
-    }
-    return model
+    this.#graphs = new Map(graphs.map((graph) => [graph.name, graph]))
+    this.#length = sequenceLength(config.shape)
   }
 
   /**
-   * Encodes a batch stage by stage. Images may differ in length: sorted longest first, those that need a stage are the
-   * leading rows, so it runs on a view of them and on no image that does not need it; rows are cut to their length by
-   * the receiver, which causality makes exact.
+   * Loads every graph and runs all of them at the sizes of the plan, so that no request pays for a first run.
+   * @throws BundleError when a file changed or a graph is not what the manifest promises; Error when it does not load.
    */
+  static async load(config: EngineConfig): Promise<LoadedModel> {
+    // Before the first session, which loads CUDA's libraries.
+    if (config.provider === 'cuda') setTf32(process.env, config.tf32)
+    const graphs: LoadedGraph[] = []
+    for (const graph of config.graphs) graphs.push({ ...graph, session: await loadGraph(graph, config) })
+    const model = new LoadedModel(config, graphs)
+    for (const count of config.batches.sizes) await model.#runOnZeros(count)
+    return model
+  }
+
+  async #runOnZeros(count: number): Promise<void> {
+    const { imageSize } = this.#config.shape
+    await this.encode({
+      pixels: new Uint8Array(count * imageSize * imageSize * 3),
+      lengths: new Array<number>(count).fill(this.#length),
+    })
+    await this.decode({ tokens: new Int32Array(count * this.#length) })
+  }
+
   async encode({ pixels, lengths }: EncodeBatch): Promise<EncodeResult> {
-    const { imageSize, stages, latents: latent } = this.#config.shape
-    const length = sequenceLength(this.#config.shape)
     const timings: GraphTimings = {}
-    const images = new Tensor('uint8', pixels, [lengths.length, imageSize, imageSize, 3])
-    const latents = (await this.#runInParts('encoder', 'images', images, 'latents', timings)) as Float32Array
-    const tokens = new Uint16Array(lengths.length * length)
-    let start = 0
-    for (const [index, end] of stages.entries()) {
-      const shortEnough = lengths.findIndex((wanted) => wanted <= start)
-      const rows = shortEnough === -1 ? lengths.length : shortEnough
-      if (rows === 0) break
-      const feeds: Record<string, Tensor> = {
-        latents: new Tensor('float32', latents.subarray(0, rows * latent.count * latent.width), [
-          rows,
-          latent.count,
-          latent.width,
-        ]),
-      }
-      if (start > 0) {
-        const prefix = new Int32Array(rows * start)
-        for (let row = 0; row < rows; row++) {
-          prefix.set(tokens.subarray(row * length, row * length + start), row * start)
-        }
-        feeds.prefix = new Tensor('int32', prefix, [rows, start])
-      }
-      const stage = (await this.#run(stageName(index), feeds, 'tokens', timings)) as Int32Array
-      const width = end - start
-      for (let row = 0; row < rows; row++) {
-        tokens.set(stage.subarray(row * width, (row + 1) * width), row * length + start)
-      }
-      start = end
-    }
+    const encoded = await this.#runInParts('encoder', lengths.length, pixels, timings)
+    const tokens = this.#config.shape.latents
+      ? await this.#runStages(encoded, lengths, timings)
+      : Uint16Array.from(encoded)
     return { tokens, timings }
   }
 
+  /**
+   * Runs the stages that the longest length needs. Images are sorted longest first, so those that need a stage are the
+   * leading rows, and a stage runs on a view of them. The receiver cuts rows to their length, which causality makes exact.
+   */
+  async #runStages(latents: Numbers, lengths: number[], timings: GraphTimings): Promise<Uint16Array> {
+    const tokens = new Uint16Array(lengths.length * this.#length)
+    let handedOver: Record<string, Numbers> = {}
+    let start = 0
+    for (const [index, end] of this.#config.shape.stages.entries()) {
+      const rows = lengths.filter((length) => length > start).length
+      if (rows === 0) break
+      const inputs = { latents: leading(latents, lengths.length, rows), ...handedOver }
+      const outputs = await this.#run(stageName(index), rows, inputs, timings)
+      const width = end - start
+      for (let row = 0; row < rows; row++) {
+        tokens.set(outputs.tokens?.subarray(row * width, (row + 1) * width) ?? [], row * this.#length + start)
+      }
+      start = end
+      const next = lengths.filter((length) => length > start).length
+      handedOver = outputs.state
+        ? { state: leading(outputs.state, rows, next) }
+        : { prefix: prefixes(tokens, next, this.#length, start) }
+    }
+    return tokens
+  }
+
   async decode({ tokens }: DecodeBatch): Promise<DecodeResult> {
-    const length = sequenceLength(this.#config.shape)
     const timings: GraphTimings = {}
-    const rows = new Tensor('int32', tokens, [tokens.length / length, length])
-    const pixels = (await this.#runInParts('decoder', 'tokens', rows, 'images', timings)) as Uint8Array
+    const pixels = (await this.#runInParts('decoder', tokens.length / this.#length, tokens, timings)) as Uint8Array
     return { pixels, timings }
   }
 
-  /** Runs a graph that has one input on one part of the batch after the other. */
-  async #runInParts(
-    name: string,
-    input: string,
-    { type, data, dims: [rows = 0, ...shape] }: Tensor,
-    output: string,
-    timings: GraphTimings,
-  ): Promise<Numbers> {
+  /** Runs a graph that has one input and one output on one part of the batch after the other. */
+  async #runInParts(name: string, rows: number, data: Numbers, timings: GraphTimings): Promise<Numbers> {
+    const { inputs, outputs } = this.#graph(name)
+    const [input, output] = [inputs[0]?.name ?? '', outputs[0]?.name ?? '']
     const width = data.length / rows
-    const outputs: Numbers[] = []
+    const results: Numbers[] = []
     for (const [start, end] of partsOf(rows, this.#config.batches.part)) {
-      const part = new Tensor(type, (data as Numbers).subarray(start * width, end * width), [end - start, ...shape])
-      outputs.push(await this.#run(name, { [input]: part }, output, timings))
+      const part = { [input]: data.subarray(start * width, end * width) }
+      const { [output]: result } = await this.#run(name, end - start, part, timings)
+      if (result) results.push(result)
     }
-    return joinParts(outputs)
+    return joinParts(results)
   }
 
-  /** Runs a graph at one of the plan's sizes where they are pinned; no row of the output is one that was filled in. */
-  async #run(name: string, inputs: Record<string, Tensor>, output: string, timings: GraphTimings): Promise<Numbers> {
+  /**
+   * Runs a graph on `rows` rows, or on one of the plan's sizes if they are pinned.
+   * @param inputs by name, row after row.
+   * @returns outputs by name, without the rows that were filled in.
+   */
+  async #run(
+    name: string,
+    rows: number,
+    inputs: Record<string, Numbers>,
+    timings: GraphTimings,
+  ): Promise<Record<string, Numbers>> {
     const started = performance.now()
-    const rows = Object.values(inputs)[0]?.dims[0] ?? 0
+    const graph = this.#graph(name)
     const count = rowsToRun(rows, this.#config.batches)
-    const feeds = Object.entries(inputs).map(([input, { type, data, dims }]) => {
-      return [input, new Tensor(type, fillRows(data as Numbers, rows, count), [count, ...dims.slice(1)])]
+    const feeds = graph.inputs.map(({ name: input, type, shape }) => {
+      const data = inputs[input]
+      if (!data) throw new Error(`${name} was given no ${input}`)
+      return [input, new Tensor(type, fillRows(data, rows, count), [count, ...shape])]
     })
-    const outputs = await this.#sessions.get(name)?.run(Object.fromEntries(feeds))
+    const results = await graph.session.run(Object.fromEntries(feeds))
     timings[name] = (timings[name] ?? 0) + performance.now() - started
-    const numbers = outputs?.[output]?.data as Numbers | undefined
-    if (!numbers) throw new Error(`${name} gave no ${output}`)
-    return numbers.subarray(0, (numbers.length / count) * rows)
+    return Object.fromEntries(
+      Object.entries(results).map(([output, { data }]) => [output, leading(data as Numbers, count, rows)]),
+    )
   }
+
+  #graph(name: string): LoadedGraph {
+    const graph = this.#graphs.get(name)
+    if (!graph) throw new Error(`there is no graph ${name}`)
+    return graph
+  }
+}
+
+/** The first `wanted` of `rows` rows. */
+function leading(data: Numbers, rows: number, wanted: number): Numbers {
+  return data.subarray(0, (data.length / rows) * wanted)
+}
+
+/** The first `end` tokens of the leading rows, int32 `[rows,end]`. */
+function prefixes(tokens: Uint16Array, rows: number, length: number, end: number): Int32Array {
+  const prefix = new Int32Array(rows * end)
+  for (let row = 0; row < rows; row++) prefix.set(tokens.subarray(row * length, row * length + end), row * end)
+  return prefix
 }

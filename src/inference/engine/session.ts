@@ -1,38 +1,85 @@
 import { readFile } from 'node:fs/promises'
 import { InferenceSession } from 'onnxruntime-node'
-import { BundleError } from '../errors.ts'
+import { hashFile, identityOf } from '../bundle/files.ts'
+import { BundleError, messageOf } from '../errors.ts'
 import type { Graph, TensorSpec } from '../graphs.ts'
 import { sha256 } from '../sha256.ts'
+import { externalFiles } from './external-files.ts'
 import type { EngineConfig } from './protocol.ts'
 import { explainCuda } from './providers.ts'
 
-// The hash is checked again on the bytes that are loaded: an engine that replaces another must not pick up a file that
-// changed on disk meanwhile, since its tokens would mean something else.
+/**
+ * Loads a graph. What is loaded is what was verified when the service started, also for an engine that replaces another:
+ * with a changed file its tokens would mean something else.
+ * @throws BundleError when a file changed on disk or the graph is not what the manifest promises; Error when ONNX Runtime
+ * cannot load it.
+ */
 export async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceSession> {
+  const files = [{ path: graph.path }, ...graph.weights]
+  const identities = await Promise.all(files.map(({ path }) => identityOf(path)))
   const bytes = await readFile(graph.path)
-  if (sha256(bytes) !== graph.sha256) throw new BundleError(`${graph.file}: changed on disk since the service started`)
-  const session = await InferenceSession.create(bytes, {
+  if (sha256(bytes) !== graph.sha256) throw changed(graph.file)
+  for (const [index, weights] of graph.weights.entries()) {
+    if (identities[index + 1] === weights.identity) continue
+    // A new link to the file or another mode is harmless, only another content is not.
+    const found = await hashFile(weights.path, weights.file)
+    if (found.sha256 !== weights.sha256 || found.identity !== identities[index + 1]) throw changed(weights.file)
+  }
+  const listed = graph.weights.map(({ file }) => file)
+  const stranger = externalFiles(bytes).find((file) => !listed.includes(file))
+  if (stranger !== undefined) {
+    throw new BundleError(
+      `${graph.file}: reads ${JSON.stringify(stranger)}, which is not among its weights in the manifest`,
+    )
+  }
+  // From its path a graph maps the weights beside it, and engines share that memory; bytes that were hashed are safer.
+  const options: InferenceSession.SessionOptions = {
     executionProviders: [config.provider === 'cuda' ? { name: 'cuda', deviceId: config.device } : 'cpu'],
     intraOpNumThreads: config.threads,
-    // ONNX Runtime's own pool of memory grows with every size of batch and gives nothing back.
+    // ONNX Runtime's own pool of memory grows with every batch size and returns nothing to the system.
     enableCpuMemArena: false,
-    // One block for all that a run needs, new for each run, is handed back to the system and fetched again page by page.
+    // Otherwise every run allocates all its memory in one block, returns it to the system and fetches it page by page.
     enableMemPattern: false,
-    // Threads that wait busily take the cores from those that decode images.
-    extra: { session: { intra_op: { allow_spinning: '0' } } },
-  }).catch((error: unknown) => {
-    const said = `${graph.file}: ${error instanceof Error ? error.message : error}`
+    extra: {
+      session: {
+        // Threads that wait in a busy loop take the cores from those that decode images.
+        intra_op: { allow_spinning: '0' },
+        ...(mapsWeights(graph) && { disable_prepacking: '1' }),
+      },
+    },
+  }
+  const creating =
+    graph.weights.length > 0 ? InferenceSession.create(graph.path, options) : InferenceSession.create(bytes, options)
+  const session = await creating.catch((error: unknown) => {
+    const said = `${graph.file}: ${messageOf(error)}`
     throw new Error(config.provider === 'cuda' ? explainCuda(said) : said)
   })
+  if (graph.weights.length > 0) {
+    const now = await Promise.all(files.map(({ path }) => identityOf(path)))
+    const index = now.findIndex((identity, i) => identity !== identities[i])
+    if (index >= 0) throw changed(index === 0 ? graph.file : (listed[index - 1] ?? ''))
+  }
   checkGraph(graph, session)
   return session
+}
+
+/**
+ * Whether a graph's products read the weights as they are in the file, so that engines share them. ONNX Runtime otherwise
+ * packs them into a private copy, which pays for the many small products of the stages alone.
+ */
+function mapsWeights({ name, weights }: Graph): boolean {
+  return weights.length > 0 && (name === 'encoder' || name === 'decoder')
+}
+
+function changed(file: string): BundleError {
+  return new BundleError(`${file}: changed on disk since the service started`)
 }
 
 /**
  * Compares a loaded graph's inputs and outputs with what the manifest promises.
  * @throws BundleError naming the file and the first tensor that differs.
  */
-export function checkGraph(graph: Graph, session: Pick<InferenceSession, 'inputMetadata' | 'outputMetadata'>): void {
+function checkGraph(graph: Graph, session: Pick<InferenceSession, 'inputMetadata' | 'outputMetadata'>): void {
   compare(graph.file, 'input', graph.inputs, session.inputMetadata)
   compare(graph.file, 'output', graph.outputs, session.outputMetadata)
 }
@@ -45,6 +92,7 @@ function compare(
 ): void {
   for (const spec of expected) {
     const found = actual.find((value) => value.name === spec.name)
+    if (!found && spec.optional) continue
     if (!found) throw new BundleError(`${file}: has no ${role} named ${spec.name}, which the manifest promises`)
     const wanted = `${spec.type} ${dimensions(['B', ...spec.shape])}`
     const given = found.isTensor ? `${found.type} ${dimensions(found.shape)}` : 'no tensor'
