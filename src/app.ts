@@ -11,6 +11,7 @@ import { addBodyParsers } from './http/bodies.ts'
 import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './http/contract.ts'
 import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './http/errors.ts'
 import { addSecurityHeaders } from './http/headers.ts'
+import { contractFor } from './http/served-contract.ts'
 import type { Inference } from './inference/inference.ts'
 import type { Metrics } from './observability/metrics.ts'
 import { logRequests } from './observability/request-log.ts'
@@ -34,7 +35,7 @@ export async function buildApp(options: {
   metrics: Metrics
 }): Promise<App> {
   const { config, inference, log, metrics } = options
-  const contract = readContract()
+  const contract = contractFor(readContract(), inference.info)
   const inflight = new InflightBytes(config.inflightLimit)
   const apiKeys = new ApiKeys(config, log)
   const services: Services = { config, apiKeys, inference, contract, metrics, inflight, draining: false }

@@ -38,8 +38,8 @@ export interface paths {
         put?: never;
         /**
          * Tokens to images
-         * @description Takes whole sequences or prefixes of any length. One sequence gives the image itself; a batch, even of one,
-         *     gives JSON with base64 images in the order of the rows. Either gives a NumPy array when asked for.
+         * @description One sequence gives the image itself; a batch, even of one, gives JSON with base64 images in the order of the rows.
+         *     Either gives a NumPy array when asked for. `Sequences` says which lengths the model draws.
          */
         post: operations["decode"];
         delete?: never;
@@ -189,7 +189,7 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         Digest: string;
-        /** @description From 0 to the codebook's size less one */
+        /** @description From 0 to 4095 */
         TokenId: number;
         /** @description Every part is an image, whatever its name; their order is kept. */
         ImageParts: {
@@ -203,6 +203,7 @@ export interface components {
             length: number;
             tokens: components["schemas"]["TokenId"][][];
         };
+        /** @description 1 to 128 tokens each; rows of a batch may differ in length. */
         Sequences: {
             tokens: components["schemas"]["TokenId"][] | components["schemas"]["TokenId"][][];
         };
@@ -219,8 +220,52 @@ export interface components {
             model: components["schemas"]["Digest"];
             /** @description Digest of every file of the bundle */
             bundle: components["schemas"]["Digest"];
+            /**
+             * @description `causal`: the first k tokens of an encoding are the encoding of length k. `parallel`: tokens have no order, and
+             *     only a whole sequence means something.
+             * @enum {string}
+             */
+            kind: "causal" | "parallel";
+            /** @description Whether any prefix decodes; otherwise only whole sequences do */
+            prefixes: boolean;
+            /** @description Where the weights came from, as far as the bundle says */
+            source?: {
+                /** @description Kind of checkpoint, such as titok */
+                family?: string;
+                /** @description The checkpoint's name */
+                file?: string;
+                /** @description Digest of the checkpoint */
+                sha256?: components["schemas"]["Digest"];
+                url?: string;
+                /** @description `unknown` where it is not known */
+                licence: string;
+            };
             /** @description Height and width, in pixels */
             imageSize: number;
+            /** @description How images become pixels of that size */
+            image: {
+                /** @description The shorter side, and both sides of the centre that is cropped */
+                size: number;
+                /**
+                 * @description Resampling, antialiased
+                 * @enum {string}
+                 */
+                kernel: "lanczos3" | "bicubic";
+                /**
+                 * @description How the longer side becomes whole pixels
+                 * @enum {string}
+                 */
+                longerSide: "round" | "floor";
+                /**
+                 * @description How half of an odd excess is rounded when the centre is cropped
+                 * @enum {string}
+                 */
+                cropOffset: "floor" | "ceil" | "half-even";
+                /** @enum {string} */
+                space: "srgb";
+                /** @description What transparency is flattened on */
+                background: string;
+            };
             /** @description Longest sequence */
             length: number;
             /** @description Lengths at which another graph runs */
@@ -228,6 +273,8 @@ export interface components {
             codebook: {
                 size: number;
                 dimension: number;
+                /** @description Whether entries are unit vectors */
+                normalised: boolean;
             };
             /** @enum {string} */
             provider: "cuda" | "cpu";
@@ -411,7 +458,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Tokens an image, from 1 to the model's sequence length (the default).
+                 * @description Tokens per image. They are the first of the whole encoding. Without it, all 128.
                  * @example 32
                  */
                 length?: number;

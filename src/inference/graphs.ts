@@ -66,7 +66,7 @@ export function graphTensors(shape: ModelShape): Pick<Graph, 'name' | 'inputs' |
         inputs: start === 0 ? [latents] : [latents, handedOver(shape, start)],
         outputs: [
           tokens(end - start),
-          ...(shape.state ? [{ ...handedOver(shape, end), optional: end === length }] : []),
+          ...(shape.state ? [{ ...handedOver(shape, end), name: 'state', optional: end === length }] : []),
         ],
       }
     }),
@@ -77,7 +77,7 @@ export function graphTensors(shape: ModelShape): Pick<Graph, 'name' | 'inputs' |
 /** What a stage is given of the `start` tokens before it. */
 function handedOver({ state }: ModelShape, start: number): TensorSpec {
   return state
-    ? { name: 'state', type: 'float32', shape: [start, state.width] }
+    ? { name: 'prefix_state', type: 'float32', shape: [start, state.width] }
     : { name: 'prefix', type: 'int32', shape: [start] }
 }
 

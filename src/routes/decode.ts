@@ -31,15 +31,21 @@ export function decode(services: Services): RouteHandlerMethod {
     for (const [item, row] of rows.entries()) {
       const where = batch ? `row ${item}` : 'the sequence'
       if (row.length === 0 || row.length > info.length) {
-        throw new Problem('invalid-tokens', `${where} has ${row.length} tokens; 1 to ${info.length} it may have`, {
-          item,
-        })
+        const allowed = info.prefixes ? `1 to ${info.length}` : info.length
+        throw new Problem('invalid-tokens', `${where} has ${row.length} tokens; it must have ${allowed}`, { item })
+      }
+      if (!info.prefixes && row.length < info.length) {
+        throw new Problem(
+          'invalid-tokens',
+          `${where} has ${row.length} tokens; this model draws whole sequences of ${info.length} only`,
+          { item },
+        )
       }
       const position = row.findIndex((id) => id < 0 || id >= info.codebook.size)
       if (position >= 0) {
         throw new Problem(
           'invalid-tokens',
-          `${where} has ${row[position]} at position ${position}; tokens are from 0 to ${info.codebook.size - 1}`,
+          `${where} has ${row[position]} at position ${position}; tokens must be 0 to ${info.codebook.size - 1}`,
           { item, position },
         )
       }

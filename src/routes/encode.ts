@@ -23,6 +23,16 @@ export function encode(services: Services): RouteHandlerMethod {
   const { config, inference, metrics } = services
   const { info } = inference
 
+  /** The contract bounds lengths; a model without prefixes has one only. */
+  function checkLength(length: number): void {
+    if (info.kind === 'parallel' && length !== info.length) {
+      throw new Problem(
+        'malformed',
+        `query.length is ${length}; this model's tokens have no order, so only all ${info.length} together mean something`,
+      )
+    }
+  }
+
   /** Image files of the request, in order. Room for all is made before any is read. */
   function filesOf(body: Buffer | { images: (Buffer | string)[] }, admission: Admission): Buffer[] {
     if (Buffer.isBuffer(body)) return [body]
@@ -52,8 +62,7 @@ export function encode(services: Services): RouteHandlerMethod {
   return async (request, reply) => {
     const { admission } = request
     const { length = info.length } = request.query as Query
-    if (length > info.length)
-      throw new Problem('malformed', `query.length is ${length}; from 1 to ${info.length} it may be`)
+    checkLength(length)
     const type = negotiate(request, ['application/json', 'application/x-npy'])
 
     const toTokens = async (pixels: Uint8Array | Promise<Uint8Array>): Promise<Uint16Array> => {

@@ -73,7 +73,7 @@ export class LoadedModel {
       start = end
       const next = lengths.filter((length) => length > start).length
       handedOver = outputs.state
-        ? { state: leading(outputs.state, rows, next) }
+        ? { prefix_state: leading(outputs.state, rows, next) }
         : { prefix: prefixes(tokens, next, this.#length, start) }
     }
     return tokens
