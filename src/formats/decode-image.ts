@@ -1,9 +1,8 @@
 import sharp from 'sharp'
+import { type Fit, fitted } from './fit.ts'
 
 /** What to bring images to, and what is too large to open. The rest of the preparation is the bundle format's. */
-export interface DecodeOptions {
-  /** Height and width of the result, in pixels. */
-  size: number
+export interface DecodeOptions extends Fit {
   /** Most pixels an image may have. Told from its header, before it is decoded. */
   maxPixels: number
 }
@@ -52,7 +51,7 @@ const svg = /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)
 
 /**
  * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
- * side resized by lanczos3 and the centre cropped.
+ * side resized and the centre cropped as the options say.
  *
  * @returns uint8 [size, size, 3], C order
  * @throws ImageError
@@ -61,9 +60,8 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
   if (bytes.length === 0) throw new ImageError('undecodable', 'is empty')
   try {
     // libvips holds the header's dimensions against the limit before it decodes anything.
-    return await sharp(bytes, { limitInputPixels: options.maxPixels, failOn: 'error', autoOrient: true })
-      .flatten({ background: '#ffffff' })
-      .resize(options.size, options.size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+    const image = sharp(bytes, { limitInputPixels: options.maxPixels, failOn: 'error', autoOrient: true })
+    return await (await fitted(image.flatten({ background: '#ffffff' }), options))
       .toColourspace('srgb')
       .raw({ depth: 'uchar' })
       .toBuffer()

@@ -46,7 +46,7 @@ export function encode(services: Services): RouteHandlerMethod {
     const start = performance.now()
     try {
       return await decodeImage(bytes, {
-        size: info.imageSize,
+        ...info.image,
         maxPixels: config.maxPixels,
       })
     } catch (error) {

@@ -1,0 +1,64 @@
+import type { Sharp } from 'sharp'
+
+/** How an image of any size becomes a square one. The defaults are what sharp itself does. */
+export interface Fit {
+  /** Height and width of the result, in pixels; the shorter side is brought to it, the longer one is cropped. */
+  size: number
+  /** lanczos3 by default. */
+  kernel?: 'lanczos3' | 'bicubic'
+  /** How the longer side becomes a whole number of pixels; `round` by default. */
+  longerSide?: 'round' | 'floor'
+  /** How half of an odd excess is rounded when the centre is cropped; `ceil` by default. */
+  cropOffset?: 'floor' | 'ceil' | 'half-even'
+}
+
+/** Where an image lies after it was resized: its size, and the first pixel of the square that is kept. */
+export interface Placement {
+  width: number
+  height: number
+  left: number
+  top: number
+}
+
+/** The size that an image of `width` x `height` is resized to, and where the square is cropped. */
+export function placementOf(width: number, height: number, fit: Fit): Placement {
+  const { size, longerSide = 'round', cropOffset = 'ceil' } = fit
+  const [shorter, longer] = [Math.min(width, height), Math.max(width, height)]
+  const exact = (size * longer) / shorter
+  const scaled = Math.max(size, longerSide === 'floor' ? Math.floor(exact) : Math.round(exact))
+  const offset = rounded((scaled - size) / 2, cropOffset)
+  return width > height
+    ? { width: scaled, height: size, left: offset, top: 0 }
+    : { width: size, height: scaled, left: 0, top: offset }
+}
+
+function rounded(value: number, rule: 'floor' | 'ceil' | 'half-even'): number {
+  const down = Math.floor(value)
+  if (value === down || rule === 'floor') return down
+  return rule === 'ceil' || down % 2 === 1 ? down + 1 : down
+}
+
+/**
+ * Resizes and crops to the centre.
+ * @param image opened with `autoOrient`, nothing else done to it yet.
+ */
+export async function fitted(image: Sharp, fit: Fit): Promise<Sharp> {
+  const { size, kernel = 'lanczos3', longerSide = 'round', cropOffset = 'ceil' } = fit
+  // This is what sharp's `cover` does, which needs no look at the header first.
+  if (longerSide === 'round' && cropOffset === 'ceil') {
+    return image.resize(size, size, { fit: 'cover', position: 'centre', kernel: sharpKernel(kernel) })
+  }
+  const { autoOrient } = await image.metadata()
+  const { width, height, left, top } = placementOf(autoOrient.width, autoOrient.height, fit)
+  // Cutting out the whole image first changes nothing but this: a JPEG is decoded in full, not at a fraction of its size,
+  // which would be another kernel than the bundle's.
+  return image
+    .extract({ left: 0, top: 0, width: autoOrient.width, height: autoOrient.height })
+    .resize(width, height, { fit: 'fill', kernel: sharpKernel(kernel) })
+    .extract({ left, top, width: size, height: size })
+}
+
+/** sharp calls the kernel with a = -0.5 cubic. */
+function sharpKernel(kernel: 'lanczos3' | 'bicubic'): 'lanczos3' | 'cubic' {
+  return kernel === 'bicubic' ? 'cubic' : kernel
+}
