@@ -14,8 +14,6 @@ export interface Bundle {
   manifest: Manifest
   shape: ModelShape
   graphs: Graph[]
-  /** Sizes of the weights in bytes: inside the graphs' files, and outside in files that engines share. */
-  weights: { inside: number; external: number }
   /** What tokens mean: digest of the codebook and of every graph that makes tokens, with its weights. */
   modelDigest: string
   /** Digest of every file. */
@@ -47,21 +45,17 @@ export async function readBundle(folder: string): Promise<Bundle> {
     const external = weights.map((name): ExternalWeights => {
       return { file: name, path: join(folder, name), ...of(verified, name) }
     })
-    return { ...tensors, file, path: join(folder, file), sha256: of(verified, file).sha256, weights: external }
+    const { sha256, bytes } = of(verified, file)
+    return { ...tensors, file, path: join(folder, file), bytes, sha256, weights: external }
   })
   const meaning = new Set(['codebook.npy'])
   for (const { name, file, weights } of graphs) {
     if (name !== 'decoder') for (const made of [file, ...weights.map((one) => one.file)]) meaning.add(made)
   }
-  const shared = new Map(graphs.flatMap(({ weights }) => weights).map(({ file, bytes }) => [file, bytes]))
   return {
     manifest,
     shape,
     graphs,
-    weights: {
-      inside: sum(graphs.map(({ file }) => of(verified, file).bytes)),
-      external: sum([...shared.values()]),
-    },
     modelDigest: digest([...meaning].map((file) => files[file] ?? '')),
     bundleDigest: digest([...Object.values(files), sha256(manifestFile)]),
     codebookFile,
@@ -76,8 +70,4 @@ function of(verified: Map<string, VerifiedFile>, file: string): VerifiedFile {
 
 function digest(hashes: string[]): string {
   return sha256(Buffer.from(hashes.sort().join('\n')))
-}
-
-function sum(sizes: number[]): number {
-  return sizes.reduce((total, bytes) => total + bytes, 0)
 }

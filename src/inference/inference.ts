@@ -1,6 +1,6 @@
 import { Batcher } from './batcher.ts'
 import { type Bundle, type ImagePreparation, readBundle, type Source } from './bundle.ts'
-import { type Engine, type EngineEnd, ProcessEngine } from './engine/engine.ts'
+import { type Engine, type EngineEnd, ProcessEngine, readMs } from './engine/engine.ts'
 import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
 import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
@@ -8,7 +8,7 @@ import { QueueFullError } from './errors.ts'
 import { type ModelShape, sequenceLength } from './graphs.ts'
 import type { QueueMetrics, Timings } from './queue.ts'
 import { type Reservation, Reservations } from './reservations.ts'
-import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
+import { type EnginePlan, largestBatch, planBatches, planEngines, usableMachine } from './sizing.ts'
 
 export type { ImagePreparation, Source } from './bundle.ts'
 export type { EngineEnd } from './engine/engine.ts'
@@ -48,7 +48,7 @@ export interface InferenceOptions {
   queueLimit: number
   /** Milliseconds in which an engine must answer a batch. */
   timeoutMs: number
-  /** Milliseconds without any engine after which all is given up; by default a minute. */
+  /** Milliseconds without any engine after which all is given up; by default a minute, or longer for large bundles. */
   lostAfterMs?: number
   log: Logger
   metrics?: InferenceMetrics
@@ -83,7 +83,7 @@ export interface ModelInfo {
 }
 
 const ENGINE_CHILD = new URL('./engine/child.ts', import.meta.url)
-/** Longer than a successor takes to load on any machine that is worth waiting for. */
+/** Longer than a replacement takes to load on any machine worth waiting for, unless its files are large. */
 const LOST_AFTER_MS = 60_000
 /** What a client is told to wait where no engine came up: the longest pause before the next try. */
 const NO_ENGINE_RETRY_SECONDS = 10
@@ -118,10 +118,12 @@ export class Inference {
     const machine = await usableMachine()
     const choice = await chooseProvider(options.provider, (provider) =>
       startAll(
-        planEngines(provider, options, machine, bundle.weights.inside + bundle.weights.external).map((plan) => ({
-          plan,
-          start: () => startEngine(bundle, provider, plan, options, child),
-        })),
+        planEngines(provider, options, machine, { graphs: bundle.graphs, imageSize: bundle.shape.imageSize }).map(
+          (plan) => ({
+            plan,
+            start: () => startEngine(bundle, provider, plan, options, child),
+          }),
+        ),
       ),
     )
     return new Inference(options, bundle, choice)
@@ -146,7 +148,7 @@ export class Inference {
       providerReason: choice.reason,
       engines: choice.started.length,
       threads: choice.started[0]?.plan.threads ?? 0,
-      maxBatch: planBatches(choice.provider, options.maxBatch).max,
+      maxBatch: maxBatchOf(options, choice),
     }
     this.codebookFile = bundle.codebookFile
     this.#imageBytes = shape.imageSize * shape.imageSize * 3
@@ -154,7 +156,7 @@ export class Inference {
     this.#reservations = new Reservations(options.queueLimit, this.info.engines * this.info.maxBatch)
     const { promise: lost, resolve: giveUp } = Promise.withResolvers<string>()
     this.lost = lost
-    const { lostAfterMs = LOST_AFTER_MS } = options
+    const { lostAfterMs = Math.max(LOST_AFTER_MS, readMs(bundle)) } = options
     this.#keepers = choice.started.map(
       ({ engine, start }) =>
         new EngineKeeper(engine, start, {
@@ -281,6 +283,20 @@ export class Inference {
   }
 }
 
+/** The maximum batch size: what was set, or what the slowest engine can do in time. */
+function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: ProviderChoice<StartedEngine[]>): number {
+  const { max } = planBatches(choice.provider, maxBatch)
+  const times = choice.started.map(({ engine }) => engine.itemMs)
+  const itemMs = {
+    encode: Math.max(...times.map(({ encode }) => encode)),
+    decode: Math.max(...times.map(({ decode }) => decode)),
+  }
+  if (Math.max(itemMs.encode, itemMs.decode) > timeoutMs) {
+    log.warn({ itemMs, timeoutMs }, 'one image takes longer than an engine has for a batch; raise --request-timeout')
+  }
+  return maxBatch ?? largestBatch(max, itemMs, timeoutMs)
+}
+
 /** How to start an engine, and what it is to be. */
 interface EngineStart {
   plan: EnginePlan
@@ -309,7 +325,7 @@ async function startEngine(
   { maxBatch, tf32, timeoutMs, log }: InferenceOptions,
   child: URL,
 ): Promise<Engine> {
-  const batches = planBatches(provider, maxBatch, threads)
+  const batches = planBatches(provider, maxBatch, { threads, imageSize: shape.imageSize })
   let loading = true
   const engine = await ProcessEngine.start({
     config: { graphs, shape, provider, device, threads, tf32, batches },

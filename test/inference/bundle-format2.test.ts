@@ -49,7 +49,6 @@ test('the model digest covers the weights of what makes tokens, the bundle diges
     before.graphs.map(({ weights }) => weights.map(({ file, bytes }) => [file, bytes])),
     [[['encoder.weights', 12_288]], [['decoder.weights', 12_288]]],
   )
-  assert.equal(before.weights.external, 24_576)
 
   await replace(folder, 'decoder.weights', Buffer.alloc(12_288))
   const otherDecoder = await readBundle(folder)

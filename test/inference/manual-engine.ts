@@ -31,6 +31,7 @@ export class ManualEngine implements Engine {
   readonly ended = new Promise<EngineEnd>(() => {})
   over = false
   answered = 0
+  readonly itemMs = { encode: 1, decode: 1 }
 
   encode({ pixels, lengths }: EncodeBatch) {
     const ids = lengths.map((_, row) => pixels[row * 3] ?? -1)

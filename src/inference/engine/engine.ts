@@ -10,9 +10,18 @@ import type {
   EngineConfig,
   EngineReply,
   EngineRequest,
+  ItemTimes,
 } from './protocol.ts'
 
-const LOAD_DEADLINE_MS = 120_000
+/** What an engine may take to start, besides reading its files from a slow disk. */
+const START_DEADLINE_MS = 120_000
+const SLOW_DISK_BYTES_PER_MS = 20_000
+
+/** Milliseconds that a slow disk takes to read the graphs and their weights. */
+export function readMs({ graphs }: Pick<EngineConfig, 'graphs'>): number {
+  const bytes = graphs.flatMap((graph) => [graph, ...graph.weights]).reduce((sum, file) => sum + file.bytes, 0)
+  return Math.round(bytes / SLOW_DISK_BYTES_PER_MS)
+}
 
 /**
  * Why an engine is over. `stalled`: it did not answer in time and was killed. `failed`: it answered a batch with an error
@@ -31,6 +40,8 @@ export interface Engine {
   decode(batch: DecodeBatch): Promise<DecodeResult>
   /** Whether the engine is over; `ended` has resolved or is about to. */
   readonly over: boolean
+  /** How long one item takes, as measured when the engine was warmed up. */
+  readonly itemMs: ItemTimes
   /** Batches answered so far. */
   readonly answered: number
   /** Resolves when the engine is over, with the reason. Never rejects. */
@@ -61,6 +72,7 @@ export class ProcessEngine implements Engine {
   /** Why this engine is over; set when it is killed, before its process is gone. */
   #end: EngineEnd | undefined
   #answered = 0
+  #itemMs: ItemTimes = { encode: 0, decode: 0 }
 
   /**
    * Forks the process, loads and warms up the model.
@@ -69,7 +81,9 @@ export class ProcessEngine implements Engine {
   static async start(options: EngineOptions): Promise<ProcessEngine> {
     const engine = new ProcessEngine(options)
     try {
-      await engine.#call({ kind: 'load', config: options.config }, LOAD_DEADLINE_MS)
+      const deadlineMs = START_DEADLINE_MS + readMs(options.config)
+      const reply = await engine.#call({ kind: 'load', config: options.config }, deadlineMs)
+      if (reply.kind === 'loaded') engine.#itemMs = reply.itemMs
       return engine
     } catch (error) {
       await engine.close()
@@ -117,6 +131,10 @@ export class ProcessEngine implements Engine {
 
   get over(): boolean {
     return this.#end !== undefined
+  }
+
+  get itemMs(): ItemTimes {
+    return this.#itemMs
   }
 
   get answered(): number {

@@ -1,9 +1,20 @@
 import { type InferenceSession, Tensor } from 'onnxruntime-node'
 import { type Graph, sequenceLength, stageName } from '../graphs.ts'
-import type { DecodeBatch, DecodeResult, EncodeBatch, EncodeResult, EngineConfig, GraphTimings } from './protocol.ts'
+import type {
+  DecodeBatch,
+  DecodeResult,
+  EncodeBatch,
+  EncodeResult,
+  EngineConfig,
+  GraphTimings,
+  ItemTimes,
+} from './protocol.ts'
 import { setTf32 } from './providers.ts'
 import { fillRows, joinParts, type Numbers, partsOf, rowsToRun } from './rows.ts'
 import { loadGraph } from './session.ts'
+
+/** What a step of the warm-up may take. */
+const WARM_UP_MS = 3000
 
 interface LoadedGraph extends Graph {
   session: InferenceSession
@@ -14,6 +25,7 @@ export class LoadedModel {
   readonly #config: EngineConfig
   readonly #graphs: Map<string, LoadedGraph>
   readonly #length: number
+  #itemMs: ItemTimes = { encode: 0, decode: 0 }
 
   private constructor(config: EngineConfig, graphs: LoadedGraph[]) {
     this.#config = config
@@ -31,17 +43,42 @@ export class LoadedModel {
     const graphs: LoadedGraph[] = []
     for (const graph of config.graphs) graphs.push({ ...graph, session: await loadGraph(graph, config) })
     const model = new LoadedModel(config, graphs)
-    for (const count of config.batches.sizes) await model.#runOnZeros(count)
+    await model.#warmUp()
     return model
   }
 
-  async #runOnZeros(count: number): Promise<void> {
+  /** How long one item takes, once the model is warm. */
+  get itemMs(): ItemTimes {
+    return this.#itemMs
+  }
+
+  async #warmUp(): Promise<void> {
+    // The first run is slower than any other, and one in passing may be slow because of other processes.
+    const first = await this.#runOnZeros(1)
+    const runs: ItemTimes[] = []
+    for (let ms = 0; runs.length < 3 && ms < WARM_UP_MS; ms += first.encode + first.decode) {
+      runs.push(await this.#runOnZeros(1))
+    }
+    this.#itemMs = {
+      encode: Math.min(...runs.map(({ encode }) => encode)),
+      decode: Math.min(...runs.map(({ decode }) => decode)),
+    }
+    const { pinned, sizes } = this.#config.batches
+    for (const size of sizes) {
+      // A first run of a large batch costs a slow model little more than any other, and waiting for it minutes.
+      const expected = size * (this.#itemMs.encode + this.#itemMs.decode)
+      if (size > 1 && (pinned || expected < WARM_UP_MS)) await this.#runOnZeros(size)
+    }
+  }
+
+  async #runOnZeros(count: number): Promise<ItemTimes> {
     const { imageSize } = this.#config.shape
-    await this.encode({
-      pixels: new Uint8Array(count * imageSize * imageSize * 3),
-      lengths: new Array<number>(count).fill(this.#length),
-    })
+    const pixels = new Uint8Array(count * imageSize * imageSize * 3)
+    const start = performance.now()
+    await this.encode({ pixels, lengths: new Array<number>(count).fill(this.#length) })
+    const encoded = performance.now()
     await this.decode({ tokens: new Int32Array(count * this.#length) })
+    return { encode: encoded - start, decode: performance.now() - encoded }
   }
 
   async encode({ pixels, lengths }: EncodeBatch): Promise<EncodeResult> {

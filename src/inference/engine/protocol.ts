@@ -20,7 +20,7 @@ export interface EngineConfig {
 /** How an engine runs batches; sizes are numbers of images or sequences. */
 export interface BatchPlan {
   max: number
-  /** Sizes to warm up at, ascending; `max` is the last. */
+  /** Sizes to warm up at, ascending. */
   sizes: number[]
   /** Whether graphs run at these sizes only: fewer rows are filled up to the next size. */
   pinned: boolean
@@ -59,6 +59,12 @@ export interface DecodeResult {
   timings: GraphTimings
 }
 
+/** Milliseconds that one image took to encode, and one sequence to decode, each by itself. */
+export interface ItemTimes {
+  encode: number
+  decode: number
+}
+
 /** To the engine process: `load` once, then one batch at a time. */
 export type EngineRequest =
   | { kind: 'load'; config: EngineConfig }
@@ -67,7 +73,7 @@ export type EngineRequest =
 
 /** From the engine process: one reply a request. */
 export type EngineReply =
-  | { kind: 'loaded' }
+  | { kind: 'loaded'; itemMs: ItemTimes }
   | ({ kind: 'encoded' } & EncodeResult)
   | ({ kind: 'decoded' } & DecodeResult)
   | { kind: 'failed'; message: string; bundle: boolean }

@@ -7,6 +7,7 @@ import { EngineKeeper } from '../../../src/inference/engine/keeper.ts'
 class MortalEngine implements Engine {
   over = false
   answered = 0
+  readonly itemMs = { encode: 1, decode: 1 }
   readonly #end = Promise.withResolvers<EngineEnd>()
   readonly ended = this.#end.promise
 
