@@ -1,4 +1,4 @@
-import type { Sharp } from 'sharp'
+import sharp, { type Sharp } from 'sharp'
 
 /** How an image of any size becomes a square one. The defaults are what sharp itself does. */
 export interface Fit {
@@ -52,10 +52,33 @@ export async function fitted(image: Sharp, fit: Fit): Promise<Sharp> {
   const { width, height, left, top } = placementOf(autoOrient.width, autoOrient.height, fit)
   // Cutting out the whole image first changes nothing but this: a JPEG is decoded in full, not at a fraction of its size,
   // which would be another kernel than the bundle's.
-  return image
-    .extract({ left: 0, top: 0, width: autoOrient.width, height: autoOrient.height })
-    .resize(width, height, { fit: 'fill', kernel: sharpKernel(kernel) })
-    .extract({ left, top, width: size, height: size })
+  const whole = image.extract({ left: 0, top: 0, width: autoOrient.width, height: autoOrient.height })
+  const resizing = { fit: 'fill', kernel: sharpKernel(kernel) } as const
+  if (Math.min(autoOrient.width, autoOrient.height) >= size) {
+    return whole.resize(width, height, resizing).extract({ left, top, width: size, height: size })
+  }
+  const twice = await whole
+    .resize(2 * width, 2 * height, resizing)
+    .extract({ left: 2 * left, top: 2 * top, width: 2 * size, height: 2 * size })
+    .toColourspace('srgb')
+    .raw({ depth: 'uchar' })
+    .toBuffer()
+  return sharp(oddPixels(twice, size), { raw: { width: size, height: size, channels: 3 } })
+}
+
+/**
+ * Every second pixel of every second row, from the second on, of uint8 `[2 * size, 2 * size, 3]`. libvips puts an enlarged
+ * image half a pixel too far to the right and down; at twice the size, these pixels lie where they should.
+ */
+function oddPixels(twice: Buffer, size: number): Buffer {
+  const pixels = Buffer.alloc(size * size * 3)
+  for (let y = 0; y < size; y++) {
+    for (let x = 0; x < size; x++) {
+      const from = ((2 * y + 1) * 2 * size + 2 * x + 1) * 3
+      twice.copy(pixels, (y * size + x) * 3, from, from + 3)
+    }
+  }
+  return pixels
 }
 
 /** sharp calls the kernel with a = -0.5 cubic. */
