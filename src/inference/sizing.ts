@@ -23,6 +23,8 @@ export interface EnginePlan {
  * with more, what a transformer's layers pass on to each other leaves the core's cache.
  */
 const PIXELS_A_THREAD = 8 * 128 * 128
+/** Share of the cores that must have work. */
+const BUSY_CORES = 0.8
 /** Share of the memory that engines may take on a CPU unless their number is set; the rest is for requests and files. */
 const ENGINES_SHARE = 0.5
 
@@ -36,6 +38,12 @@ const COPIES_OF_INSIDE = 3
  * large ones, with convolutions at the full size of the image.
  */
 const BYTES_A_PIXEL = { inside: 700, outside: 2200 }
+
+/**
+ * Threads of an engine of a large model, at least. Measured on TiTok-S-128: two threads spend the same processor time on an
+ * image as one and need 0.55 of the time; two engines would need twice the memory for what layers pass on.
+ */
+const THREADS_OF_LARGE = 2
 
 /** Of the time that an engine has for a batch, the share that its largest one should take. */
 const SHARE_OF_DEADLINE = 0.5
@@ -66,10 +74,16 @@ export function memoryOf({ graphs, imageSize }: ModelSize, threads: number): { s
   }
 }
 
+/** Whether a model has weights outside its graphs. */
+function isLarge({ graphs }: ModelSize): boolean {
+  return graphs.some(({ weights }) => weights.length > 0)
+}
+
 /**
  * The engines to start. On CUDA one per device, or `engines` of them spread over the devices. On a CPU one per core with
- * one thread each: a graph's products gain less from a second thread than from a second batch beside them. Where memory is
- * too small for that, fewer engines share the cores. `engines` and `threads` say otherwise, one or both.
+ * one thread each: a small graph's products gain less from a second thread than from a second batch beside them. Engines of a
+ * large model have two threads. Where memory is too small for that, fewer engines share the cores. `engines` and `threads`
+ * say otherwise, one or both.
  */
 export function planEngines(
   provider: Provider,
@@ -78,16 +92,18 @@ export function planEngines(
   model: ModelSize,
 ): EnginePlan[] {
   const devices = provider === 'cuda' ? options.devices : [0]
-  const threadsOf = (engines: number) => options.threads ?? Math.max(1, Math.floor(cores / engines))
+  const planned = provider === 'cpu' && options.engines === undefined
+  const least = planned && isLarge(model) ? Math.min(cores, THREADS_OF_LARGE) : 1
+  const threadsOf = (engines: number) => options.threads ?? Math.max(least, Math.floor(cores / engines))
   const fits = (engines: number) => {
     const { shared, each } = memoryOf(model, threadsOf(engines))
     return shared + engines * each <= memory * ENGINES_SHARE
   }
   let count = options.engines ?? (provider === 'cuda' ? devices.length : 1)
-  if (provider === 'cpu' && options.engines === undefined) {
-    // The most engines that leave the fewest cores without work.
+  if (planned) {
+    // As many as fit, but no number that leaves many cores without work, as five engines on eight cores would.
     for (let engines = 2; engines * threadsOf(engines) <= cores; engines++) {
-      if (fits(engines) && engines * threadsOf(engines) >= count * threadsOf(count)) count = engines
+      if (fits(engines) && engines * threadsOf(engines) >= BUSY_CORES * cores) count = engines
     }
   }
   const threads = threadsOf(count)

@@ -51,15 +51,19 @@ test('where memory is small, fewer engines share the cores', () => {
 })
 
 test('a large model starts on two cores with 8 GiB, and on 64 cores with 64 GiB', () => {
-  assert.deepEqual(planEngines('cpu', unset, { cores: 2, memory: 8 * GIB }, LARGE), times(2, 1))
-  assert.deepEqual(planEngines('cpu', unset, { cores: 64, memory: 64 * GIB }, LARGE), times(64, 1))
+  assert.deepEqual(planEngines('cpu', unset, { cores: 2, memory: 8 * GIB }, LARGE), times(1, 2))
+  assert.deepEqual(planEngines('cpu', unset, { cores: 64, memory: 64 * GIB }, LARGE), times(32, 2))
+  assert.deepEqual(planEngines('cpu', unset, { cores: 1, memory: 8 * GIB }, LARGE), times(1, 1))
+  assert.deepEqual(planEngines('cpu', unset, { cores: 8, memory: 8 * GIB }, LARGE), times(1, 8))
+  assert.deepEqual(planEngines('cpu', unset, { cores: 7, memory: 64 * GIB }, LARGE), times(3, 2))
+  assert.deepEqual(planEngines('cpu', { ...unset, engines: 2 }, { cores: 2, memory: 8 * GIB }, LARGE), times(2, 1))
   const { shared, each } = memoryOf(LARGE, 1)
   assert.equal(shared, 2.57e9)
   assert.ok(each < 0.8e9, `${each}`)
   // The same weights inside the graphs would be in every engine.
   const inside = { graphs: [graph(1.22e9), graph(1.35e9)], imageSize: 256 }
   assert.ok(memoryOf(inside, 1).each > 2.57e9)
-  assert.equal(planEngines('cpu', unset, { cores: 64, memory: 64 * GIB }, inside).length, 2)
+  assert.equal(planEngines('cpu', unset, { cores: 64, memory: 64 * GIB }, inside).length, 3)
 })
 
 test('weights that two graphs share count once, those that an engine packs for itself in each', () => {
