@@ -36,6 +36,16 @@ export function encode(services: Services): RouteHandlerMethod {
   const { config, inference, metrics } = services
   const { info } = inference
 
+  /** The contract bounds lengths; a model without prefixes has one only. */
+  function checkLength(length: number): void {
+    if (info.kind === 'parallel' && length !== info.length) {
+      throw new Problem(
+        'malformed',
+        `query.length is ${length}; this model's tokens have no order, so only all ${info.length} together have a meaning`,
+      )
+    }
+  }
+
   /** Image files of the request, in order. All are admitted before any is decoded. */
   function filesOf(body: Exclude<Body, NpyArray>, admission: Admission): File[] {
     if (Buffer.isBuffer(body)) return [{ bytes: body, name: 'image 0' }]
@@ -53,7 +63,7 @@ export function encode(services: Services): RouteHandlerMethod {
     const start = performance.now()
     try {
       return await decodeImage(bytes, {
-        size: info.imageSize,
+        ...info.image,
         maxPixels: config.maxPixels,
       })
     } catch (error) {
@@ -72,8 +82,7 @@ export function encode(services: Services): RouteHandlerMethod {
   return async (request, reply) => {
     const admission = admissionOf(request)
     const { length = info.length } = request.query as Query
-    if (length > info.length)
-      throw new Problem('malformed', `query.length is ${length}; it must be 1 to ${info.length}`)
+    checkLength(length)
     const type = negotiate(request, ['application/json', 'application/x-npy'])
 
     const toTokens = async (pixels: Uint8Array | Promise<Uint8Array>): Promise<Uint16Array> => {
@@ -103,7 +112,7 @@ export function encode(services: Services): RouteHandlerMethod {
         rows.map((row) => new Uint8Array(row.buffer, row.byteOffset, row.byteLength)),
       )
     }
-    return { model: info.model, length, tokens: rows.map((row) => Array.from(row)) } satisfies Answer
+    return { model: info.modelDigest, length, tokens: rows.map((row) => Array.from(row)) } satisfies Answer
   }
 }
 

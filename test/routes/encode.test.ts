@@ -42,7 +42,7 @@ const agreement = (a: number[] = [], b: number[] = []) => a.filter((id, i) => id
 
 test('photos become 128 ids each, different ones for different photos', async () => {
   const { model, length, tokens } = await encode(formOf(photos))
-  assert.equal(model, backend.inference.info.model)
+  assert.equal(model, backend.inference.info.modelDigest)
   assert.equal(length, 128)
   assert.equal(tokens.length, photos.length)
   for (const row of tokens) {

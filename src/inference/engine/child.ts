@@ -12,7 +12,7 @@ function serve(): void {
   async function answer(request: EngineRequest): Promise<EngineReply> {
     if (request.kind === 'load') {
       model = await LoadedModel.load(request.config)
-      return { kind: 'loaded' }
+      return { kind: 'loaded', itemMs: model.itemMs }
     }
     if (!model) throw new Error('no model is loaded')
     if (request.kind === 'encode') return { kind: 'encoded', ...(await model.encode(request)) }
