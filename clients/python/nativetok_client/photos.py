@@ -80,23 +80,30 @@ def _rgb(image: "Image") -> "Image":
 
 
 def _cover(image: "Image", size: tuple[int, int], how: Preparation) -> "Image":
-    """The shorter side resized, the centre cropped, in one resize of the part that is kept.
+    """The shorter side resized, the centre cropped. `size` is that of the file, which may have been decoded smaller.
 
-    `size` is that of the file, which may have been decoded smaller. Where the longer side is rounded, both axes are
-    scaled alike, as libvips does; else each by itself, as torchvision does.
+    Where the longer side is cut to whole pixels, each axis is scaled by itself and the result cropped, as torchvision
+    does; where it is rounded, both are scaled alike, as libvips does, which takes a crop between pixels of the original.
     """
     from PIL import Image
 
+    kernel = {"lanczos3": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}[how.kernel]
+    wide = image.width >= image.height
     file_shorter, file_longer = sorted(size)
     scaled = how.size * file_longer
-    cut = scaled // file_shorter if how.longer_side == "floor" else (2 * scaled + file_shorter) // (2 * file_shorter)
+    if how.longer_side == "floor":
+        cut = scaled // file_shorter
+        image = image.resize((cut, how.size) if wide else (how.size, cut), kernel)
+        offset = _half(cut - how.size, how)
+        left, top = (offset, 0) if wide else (0, offset)
+        return image.crop((left, top, left + how.size, top + how.size))
+    cut = (2 * scaled + file_shorter) // (2 * file_shorter)
     shorter, longer = sorted(image.size)
-    step = longer / cut if how.longer_side == "floor" else shorter / how.size
+    step = shorter / how.size
     begin = longer / 2 + (_half(cut - how.size, how) - cut / 2) * step
-    begin = max(0.0, min(begin, longer - how.size * step))
-    end = min(begin + how.size * step, longer)
-    box = (begin, 0, end, shorter) if image.width >= image.height else (0, begin, shorter, end)
-    kernel = {"lanczos3": Image.Resampling.LANCZOS, "bicubic": Image.Resampling.BICUBIC}[how.kernel]
+    begin = max(0.0, min(begin, longer - shorter))
+    end = min(begin + shorter, longer)
+    box = (begin, 0, end, shorter) if wide else (0, begin, shorter, end)
     return image.resize((how.size, how.size), kernel, box=box)
 
 

