@@ -83,7 +83,7 @@ def _cover(image: "Image", size: tuple[int, int], how: Preparation) -> "Image":
     """The shorter side resized, the centre cropped. `size` is that of the file, which may have been decoded smaller.
 
     Where the longer side is cut to whole pixels, each axis is scaled by itself and the result cropped, as torchvision
-    does; where it is rounded, both are scaled alike, as libvips does, which takes a crop between pixels of the original.
+    does; where it is rounded, both are scaled alike, as libvips does, which may crop between pixels of the original.
     """
     from PIL import Image
 
