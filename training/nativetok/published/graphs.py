@@ -1,8 +1,9 @@
 """Writes the graphs of a bundle from a tokenizer's module.
 
 Every operator is one that ONNX Runtime runs itself on the CPU and with CUDA. What the papers' code computes and nobody
-reads is left out, which changes no result: the rows of a last block that are not read on; and of an expert's last
-block, whose one row reads the others, their keys and values (`Writer.query_block`).
+reads is left out, which changes no result: the rows of a last block that are not read on; of an expert's last block,
+whose one row reads the others, their keys and values (`Writer.query_block`); and what convolutions of doubled pixels
+compute twice (`Writer.upsample`).
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 from torch import Tensor, nn
@@ -205,6 +207,22 @@ class Writer(StoredGraph):
         out = self.conv(self.norm_silu(out, block.norm2, side), block.conv2)
         return self.node("Add", out, x if block.nin_shortcut is None else self.conv(out, block.nin_shortcut))
 
+    def upsample(self, x: str, conv: nn.Conv2d) -> str:
+        """A 3x3 convolution of the picture [B, C, H, W] at twice its size: [B, D, 2H, 2W].
+
+        Each pixel of x becomes four equal ones, so a kernel of 3 sees only 2 of x in each direction; which 2 depends on
+        whether the result's row and column are even. So four kernels of 2, whose weights are sums, give a quarter of
+        the result each: 4 products instead of 9.
+        """
+        assert conv.bias is not None
+        bias, parts = self.value(conv.bias), []
+        for row in (0, 1):
+            for column in (0, 1):
+                kernel = self.weight(_array(_pairs(_pairs(conv.weight, 2, row), 3, column)))
+                pads = [1 - row, 1 - column, row, column]
+                parts.append(self.node("Conv", x, kernel, bias, kernel_shape=[2, 2], pads=pads))
+        return self.node("DepthToSpace", self.node("Concat", *parts, axis=1), blocksize=2, mode="DCR")
+
     def pixel_decoder(self, x: str, decoder: PixelDecoder, side: int) -> str:
         """Codes [B, D, G, G] to pixels [B, 3, S, S]."""
         x = self.conv(x, decoder.conv_in)
@@ -214,22 +232,18 @@ class Writer(StoredGraph):
             for block in residual_blocks(level.block):
                 x = self.residual(x, block, side)
             if level.upsample_conv is not None:
-                twice = self.weight(np.array([1, 1, 2, 2], np.float32))
-                x = self.node(
-                    "Resize",
-                    x,
-                    "",
-                    twice,
-                    mode="nearest",
-                    nearest_mode="floor",
-                    coordinate_transformation_mode="asymmetric",
-                )
-                x, side = self.conv(x, level.upsample_conv), 2 * side
+                x, side = self.upsample(x, level.upsample_conv), 2 * side
         return self.conv(self.norm_silu(x, decoder.norm_out, side), decoder.conv_out)
 
 
 LAST = np.iinfo(np.int64).max
 """Where a slice goes to the end."""
+
+
+def _pairs(kernel: Tensor, dim: int, odd: int) -> Tensor:
+    """A kernel of 3 over doubled pixels as one of 2 over single ones, for the results at even or odd places."""
+    first, middle, last = kernel.chunk(3, dim)
+    return torch.cat([first + middle, last] if odd else [first, middle + last], dim)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
