@@ -2,8 +2,8 @@
 
     python -m nativetok.published.golden models/titok-l32 1d-tokenizer/assets
 
-The second folder holds the two images, which are files of the authors' repository and not copied here. They made the ids
-on a GPU that computes products with less precision, so one or two of an image's 32 may differ.
+The second folder holds the two images, which are files of the authors' repository and not copied here. The ids were
+made on a GPU that computes products with less precision, so one or two of an image's 32 may differ.
 """
 
 import argparse
