@@ -184,12 +184,10 @@ class Writer(StoredGraph):
         """A constant that is never rounded."""
         return self._initialiser(np.ascontiguousarray(array))
 
-    def conv(self, x: str, conv: nn.Conv2d) -> str:
-        """A 3x3 or 1x1 convolution that keeps the picture's size."""
-        pad = conv.kernel_size[0] // 2
-        biases = [] if conv.bias is None else [self.value(conv.bias)]
-        size = list(conv.kernel_size)
-        return self.node("Conv", x, self.value(conv.weight), *biases, kernel_shape=size, pads=[pad] * 4)
+    def conv(self, x: str, kernel: Tensor, bias: Tensor | None = None) -> str:
+        """A 3x3 convolution that keeps the picture's size."""
+        biases = [] if bias is None else [self.value(bias)]
+        return self.node("Conv", x, self.value(kernel), *biases, kernel_shape=[3, 3], pads=[1] * 4)
 
     def norm_silu(self, x: str, norm: nn.GroupNorm, side: int) -> str:
         """Group normalisation, then SiLU, of a picture [B, C, side, side]."""
@@ -203,9 +201,14 @@ class Writer(StoredGraph):
         return self.node("Mul", x, self.node("Sigmoid", x))
 
     def residual(self, x: str, block: ResidualBlock, side: int) -> str:
-        out = self.conv(self.norm_silu(x, block.norm1, side), block.conv1)
-        out = self.conv(self.norm_silu(out, block.norm2, side), block.conv2)
-        return self.node("Add", out, x if block.nin_shortcut is None else self.conv(out, block.nin_shortcut))
+        """A residual block. A shortcut reads what the second convolution gives, so the two are one convolution."""
+        out = self.conv(self.norm_silu(x, block.norm1, side), block.conv1.weight)
+        out = self.norm_silu(out, block.norm2, side)
+        if block.nin_shortcut is None:
+            return self.node("Add", self.conv(out, block.conv2.weight), x)
+        kernel = block.conv2.weight
+        shortcut = block.nin_shortcut.weight.flatten(1) @ kernel.flatten(1)
+        return self.conv(out, kernel + shortcut.view_as(kernel))
 
     def upsample(self, x: str, conv: nn.Conv2d) -> str:
         """A 3x3 convolution of the picture [B, C, H, W] at twice its size: [B, D, 2H, 2W].
@@ -225,7 +228,7 @@ class Writer(StoredGraph):
 
     def pixel_decoder(self, x: str, decoder: PixelDecoder, side: int) -> str:
         """Codes [B, D, G, G] to pixels [B, 3, S, S]."""
-        x = self.conv(x, decoder.conv_in)
+        x = self.conv(x, decoder.conv_in.weight, decoder.conv_in.bias)
         for block in residual_blocks(decoder.mid):
             x = self.residual(x, block, side)
         for level in decoder.levels():
@@ -233,7 +236,8 @@ class Writer(StoredGraph):
                 x = self.residual(x, block, side)
             if level.upsample_conv is not None:
                 x, side = self.upsample(x, level.upsample_conv), 2 * side
-        return self.conv(self.norm_silu(x, decoder.norm_out, side), decoder.conv_out)
+        last = decoder.conv_out
+        return self.conv(self.norm_silu(x, decoder.norm_out, side), last.weight, last.bias)
 
 
 LAST = np.iinfo(np.int64).max
@@ -407,4 +411,4 @@ def _own_pixels(g: Writer, x: str, model: TiTok | NativeTok) -> str:
     drawn = g.linear(x, ffn.weight, ffn.bias)
     drawn = g.node("Reshape", drawn, g.shape(0, side, side, patch, patch, 3))
     drawn = g.node("Transpose", drawn, perm=[0, 5, 1, 3, 2, 4])
-    return g.conv(g.node("Reshape", drawn, g.shape(0, 3, side * patch, side * patch)), conv_out)
+    return g.conv(g.node("Reshape", drawn, g.shape(0, 3, side * patch, side * patch)), conv_out.weight, conv_out.bias)
