@@ -9,10 +9,18 @@ WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 # No install scripts: the image has Node already, sharp and ONNX Runtime for the CPU come inside their packages.
 # Of ONNX Runtime's binaries for six platforms the image keeps its own.
-RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
-  && rm -r node_modules/node \
+RUN npm ci --omit=dev --no-audit --no-fund \
+  && rm -rf node_modules/node-linux-* node_modules/.bin/node \
   && find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 ! -path "*/linux/$(node -p process.arch)" \
     -exec rm -r {} +
+
+FROM ${NODE_IMAGE} AS playground
+WORKDIR /app
+COPY package.json package-lock.json .npmrc ./
+RUN npm ci --ignore-scripts --no-audit --no-fund
+COPY web web
+COPY test/fixtures/photos test/fixtures/photos
+RUN node web/build.ts
 
 FROM dependencies AS cuda-dependencies
 # What npm is too small for: ONNX Runtime's CUDA provider, fetched by the package's own script. TensorRT is not used.
@@ -26,7 +34,9 @@ WORKDIR /app
 COPY package.json openapi.yaml LICENSE NOTICE.md start.sh ./
 COPY --from=cuda-dependencies /app/node_modules node_modules
 COPY models models
+COPY bin bin
 COPY src src
+COPY --from=playground /app/web/dist web/dist
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cuda
 USER 1000:1000
 EXPOSE 8080
@@ -40,7 +50,9 @@ WORKDIR /app
 COPY package.json openapi.yaml LICENSE NOTICE.md start.sh ./
 COPY --from=dependencies /app/node_modules node_modules
 COPY models models
+COPY bin bin
 COPY src src
+COPY --from=playground /app/web/dist web/dist
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cpu
 USER 1000:1000
 EXPOSE 8080

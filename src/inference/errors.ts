@@ -20,3 +20,8 @@ export class QueueFullError extends Error {
 export class EngineFailedError extends Error {
   override name = 'EngineFailedError'
 }
+
+/** What an error says; whatever was thrown, as text. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}

@@ -1,16 +1,20 @@
-import { Batcher, type BatcherMetrics, type Timings } from './batcher.ts'
-import { type Bundle, readBundle } from './bundle.ts'
-import { type Engine, EngineKeeper, ProcessEngine } from './engine/engine.ts'
+import { Batcher } from './batcher.ts'
+import { type Bundle, type ImagePreparation, readBundle, type Source } from './bundle.ts'
+import { type Engine, type EngineEnd, ProcessEngine, readMs } from './engine/engine.ts'
+import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
 import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
 import { QueueFullError } from './errors.ts'
-import { sequenceLength } from './graphs.ts'
+import { type ModelShape, sequenceLength } from './graphs.ts'
+import type { QueueMetrics, Timings } from './queue.ts'
 import { type Reservation, Reservations } from './reservations.ts'
-import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
+import { type EnginePlan, largestBatch, planBatches, planEngines, usableMachine } from './sizing.ts'
 
-export type { Kind, Timings } from './batcher.ts'
+export type { ImagePreparation, Source } from './bundle.ts'
+export type { EngineEnd } from './engine/engine.ts'
 export type { Provider } from './engine/protocol.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
+export type { Kind, Timings } from './queue.ts'
 export type { Reservation } from './reservations.ts'
 
 /** As much of pino's logger as is used here. */
@@ -21,9 +25,9 @@ export interface Logger {
 }
 
 /** Called as things happen, so that whoever counts can count. */
-export interface InferenceMetrics extends BatcherMetrics {
-  /** An engine ended, for this reason, and is being replaced. */
-  engineRestart?(reason: string): void
+export interface InferenceMetrics extends QueueMetrics {
+  /** An engine ended and is being replaced. */
+  engineRestart?(end: EngineEnd): void
 }
 
 export interface InferenceOptions {
@@ -44,7 +48,7 @@ export interface InferenceOptions {
   queueLimit: number
   /** Milliseconds in which an engine must answer a batch. */
   timeoutMs: number
-  /** Milliseconds without any engine after which all is given up; by default a minute. */
+  /** Milliseconds without any engine after which all is given up; by default a minute, or longer for large bundles. */
   lostAfterMs?: number
   log: Logger
   metrics?: InferenceMetrics
@@ -53,14 +57,23 @@ export interface InferenceOptions {
 /** What is served, and on what. */
 export interface ModelInfo {
   name: string
+  /** `causal`: shorter encodings are prefixes of longer ones. `parallel`: only whole sequences mean something. */
+  kind: ModelShape['kind']
+  /** Whether any prefix decodes; if not, only whole sequences do. */
+  prefixes: boolean
   /** Digest of what tokens mean: tokens of one model mean nothing to another. */
-  model: string
+  modelDigest: string
   /** Digest of every file of the bundle. */
-  bundle: string
+  bundleDigest: string
   imageSize: number
+  /** How photos become the pixels that the encoder takes. */
+  image: ImagePreparation
   length: number
   stages: number[]
-  codebook: { size: number; dimension: number }
+  /** `normalised`: whether the entries are unit vectors. */
+  codebook: { size: number; dimension: number; normalised: boolean }
+  /** Where the weights came from, as far as the bundle says. */
+  source: Source | undefined
   provider: Provider
   providerReason: string
   /** Engine processes, the threads each runs a graph on, and the most items it takes at once. */
@@ -70,7 +83,7 @@ export interface ModelInfo {
 }
 
 const ENGINE_CHILD = new URL('./engine/child.ts', import.meta.url)
-/** Longer than a successor takes to load on any machine that is worth waiting for. */
+/** Longer than a replacement takes to load on any machine worth waiting for, unless its files are large. */
 const LOST_AFTER_MS = 60_000
 /** What a client is told to wait where no engine came up: the longest pause before the next try. */
 const NO_ENGINE_RETRY_SECONDS = 10
@@ -105,10 +118,12 @@ export class Inference {
     const machine = await usableMachine()
     const choice = await chooseProvider(options.provider, (provider) =>
       startAll(
-        planEngines(provider, options, machine, bundle.graphBytes).map((plan) => ({
-          plan,
-          start: () => startEngine(bundle, provider, plan, options, child),
-        })),
+        planEngines(provider, options, machine, { graphs: bundle.graphs, imageSize: bundle.shape.imageSize }).map(
+          (plan) => ({
+            plan,
+            start: () => startEngine(bundle, provider, plan, options, child),
+          }),
+        ),
       ),
     )
     return new Inference(options, bundle, choice)
@@ -119,17 +134,21 @@ export class Inference {
     const { manifest, shape } = bundle
     this.info = {
       name: manifest.name,
-      model: bundle.model,
-      bundle: bundle.bundle,
+      kind: shape.kind,
+      prefixes: shape.prefixes,
+      modelDigest: bundle.modelDigest,
+      bundleDigest: bundle.bundleDigest,
       imageSize: shape.imageSize,
+      image: manifest.image,
       length: sequenceLength(shape),
       stages: shape.stages,
-      codebook: shape.codebook,
+      codebook: { ...shape.codebook, normalised: manifest.normalised },
+      source: manifest.source,
       provider: choice.provider,
       providerReason: choice.reason,
       engines: choice.started.length,
       threads: choice.started[0]?.plan.threads ?? 0,
-      maxBatch: planBatches(choice.provider, options.maxBatch).max,
+      maxBatch: maxBatchOf(options, choice),
     }
     this.codebookFile = bundle.codebookFile
     this.#imageBytes = shape.imageSize * shape.imageSize * 3
@@ -137,7 +156,7 @@ export class Inference {
     this.#reservations = new Reservations(options.queueLimit, this.info.engines * this.info.maxBatch)
     const { promise: lost, resolve: giveUp } = Promise.withResolvers<string>()
     this.lost = lost
-    const { lostAfterMs = LOST_AFTER_MS } = options
+    const { lostAfterMs = Math.max(LOST_AFTER_MS, readMs(bundle)) } = options
     this.#keepers = choice.started.map(
       ({ engine, start }) =>
         new EngineKeeper(engine, start, {
@@ -146,16 +165,16 @@ export class Inference {
             this.#failure = undefined
             this.#batcher.add(ready)
           },
-          down: (gone, reason) => {
+          down: (gone, end) => {
             this.#batcher.remove(gone)
             if (this.#batcher.engines === 0) {
               this.#giveUp = setTimeout(() => {
-                const why = this.#failure?.message ?? reason
+                const why = this.#failure?.message ?? end.reason
                 giveUp(`there has been no engine for ${lostAfterMs / 1000} s: ${why}`)
               }, lostAfterMs)
             }
-            log.error({ reason }, 'engine ended, starting another')
-            metrics?.engineRestart?.(reason)
+            log.error({ kind: end.kind, reason: end.reason }, 'engine ended, starting another')
+            metrics?.engineRestart?.(end)
           },
           failed: (error) => {
             if (this.#batcher.engines === 0) this.#failure = error
@@ -196,11 +215,11 @@ export class Inference {
    * Encodes one image.
    * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles. Or a promise of them:
    * an engine may wait a moment for images that are being prepared, so as to take more of them at once.
-   * @param length tokens wanted, 1 to L.
+   * @param length tokens wanted, 1 to L; of a parallel model, L.
    * @param signal takes the image out of the queue; the promise then rejects with the signal's reason.
    * @param client stands for the client in all of its requests: for one that is known to come back at once with more, an
    * engine may wait likewise.
-   * @returns uint16 ids `[length]`, the first `length` of the full encoding, bit for bit.
+   * @returns uint16 ids `[length]`, bit for bit the first `length` of the full encoding.
    * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
    * image alone; what the promise of pixels rejects with.
    */
@@ -210,21 +229,21 @@ export class Inference {
     signal?: AbortSignal,
     client?: object,
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
-    this.#check(length)
+    this.#check(length, this.info.kind === 'causal')
     const checked = pixels instanceof Uint8Array ? this.#checkSize(pixels) : pixels.then((p) => this.#checkSize(p))
     return this.#batcher.encode(checked, length, signal, client)
   }
 
   /**
-   * Decodes one sequence; any prefix of an encoding is one.
-   * @param tokens 1 to L ids below the codebook's size; left alone until the promise settles.
+   * Decodes one sequence.
+   * @param tokens L ids below the codebook's size, or 1 to L where prefixes decode; not changed until the promise settles.
    * @param signal takes the sequence out of the queue; the promise then rejects with the signal's reason.
    * @returns uint8 `[H,W,3]`, RGB.
    * @throws RangeError for a length or an id the model does not have; EngineFailedError when the engine failed on this
    * sequence alone.
    */
   async decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
-    this.#check(tokens.length)
+    this.#check(tokens.length, this.info.prefixes)
     const { size } = this.info.codebook
     for (let index = 0; index < tokens.length; index++) {
       const id = tokens[index]
@@ -254,12 +273,28 @@ export class Inference {
     throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
   }
 
-  #check(length: number): void {
+  /** @param prefixes whether less than a whole sequence will do */
+  #check(length: number, prefixes: boolean): void {
     if (this.#closed) throw new QueueFullError('the service is closed')
-    if (!(Number.isInteger(length) && length >= 1 && length <= this.info.length)) {
-      throw new RangeError(`a sequence has 1 to ${this.info.length} tokens, not ${length}`)
+    const longest = this.info.length
+    if (!(Number.isInteger(length) && length >= (prefixes ? 1 : longest) && length <= longest)) {
+      throw new RangeError(`a sequence has ${prefixes ? `1 to ${longest}` : longest} tokens, not ${length}`)
     }
   }
+}
+
+/** The maximum batch size: what was set, or what the slowest engine can do in time. */
+function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: ProviderChoice<StartedEngine[]>): number {
+  const { max } = planBatches(choice.provider, maxBatch)
+  const times = choice.started.map(({ engine }) => engine.itemMs)
+  const itemMs = {
+    encode: Math.max(...times.map(({ encode }) => encode)),
+    decode: Math.max(...times.map(({ decode }) => decode)),
+  }
+  if (Math.max(itemMs.encode, itemMs.decode) > timeoutMs) {
+    log.warn({ itemMs, timeoutMs }, 'one image takes longer than an engine has for a batch; raise --request-timeout')
+  }
+  return maxBatch ?? largestBatch(max, itemMs, timeoutMs)
 }
 
 /** How to start an engine, and what it is to be. */
@@ -290,7 +325,7 @@ async function startEngine(
   { maxBatch, tf32, timeoutMs, log }: InferenceOptions,
   child: URL,
 ): Promise<Engine> {
-  const batches = planBatches(provider, maxBatch)
+  const batches = planBatches(provider, maxBatch, { threads, imageSize: shape.imageSize })
   let loading = true
   const engine = await ProcessEngine.start({
     config: { graphs, shape, provider, device, threads, tf32, batches },

@@ -17,13 +17,15 @@ export interface EngineConfig {
   batches: BatchPlan
 }
 
-/** The batches that an engine gets, in images or sequences. */
+/** How an engine runs batches; sizes are numbers of images or sequences. */
 export interface BatchPlan {
   max: number
-  /** Sizes to warm up at, ascending, `max` the last. */
+  /** Sizes to warm up at, ascending. */
   sizes: number[]
-  /** Whether graphs run at these sizes alone: fewer rows are filled up to the next of them. */
+  /** Whether graphs run at these sizes only: fewer rows are filled up to the next size. */
   pinned: boolean
+  /** Maximum number of images that the encoder or decoder runs on at once; larger batches are cut into such parts. */
+  part: number
 }
 
 /** Milliseconds by graph name. */
@@ -57,6 +59,12 @@ export interface DecodeResult {
   timings: GraphTimings
 }
 
+/** Milliseconds that one image took to encode, and one sequence to decode, each by itself. */
+export interface ItemTimes {
+  encode: number
+  decode: number
+}
+
 /** To the engine process: `load` once, then one batch at a time. */
 export type EngineRequest =
   | { kind: 'load'; config: EngineConfig }
@@ -65,7 +73,7 @@ export type EngineRequest =
 
 /** From the engine process: one reply a request. */
 export type EngineReply =
-  | { kind: 'loaded' }
+  | { kind: 'loaded'; itemMs: ItemTimes }
   | ({ kind: 'encoded' } & EncodeResult)
   | ({ kind: 'decoded' } & DecodeResult)
   | { kind: 'failed'; message: string; bundle: boolean }

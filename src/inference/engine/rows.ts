@@ -1,3 +1,5 @@
+import type { BatchPlan } from './protocol.ts'
+
 /** What tensors hold, row after row. */
 export type Numbers = Uint8Array | Int32Array | Float32Array
 
@@ -29,6 +31,11 @@ export function fillRows(data: Numbers, rows: number, count: number): Numbers {
   const filled = newLike(data, (data.length / rows) * count)
   filled.set(data)
   return filled
+}
+
+/** The number of rows that a graph runs on for `rows` rows of a batch. */
+export function rowsToRun(rows: number, { sizes, pinned }: BatchPlan): number {
+  return (pinned && sizes.find((size) => size >= rows)) || rows
 }
 
 function newLike(example: Numbers, length: number): Numbers {

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from nativetok.graph import Graph
+from nativetok.onnx.graph import Graph
 
 Storage = Literal["float32", "float16"]
 

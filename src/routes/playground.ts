@@ -1,0 +1,64 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import files from '@fastify/static'
+import type { FastifySwaggerUiOptions } from '@fastify/swagger-ui'
+import type { FastifyInstance, RouteHandlerMethod } from 'fastify'
+
+const notBuilt = `<!doctype html>
+<html lang="en">
+<title>NativeTok</title>
+<p>The playground is not built: run <code>npm run build</code> and start the service again.
+The API is documented at <a href="docs">docs</a>.</p>
+</html>
+`
+
+/** The playground, as `npm run build` makes it of `web/`. Its files cost requests of the API nothing. */
+export class Playground {
+  readonly #folder: URL
+  readonly #built: boolean
+
+  /** @param folder where the built files are, if they are; it ends in a slash */
+  constructor(folder = new URL('../../web/dist/', import.meta.url)) {
+    this.#folder = folder
+    this.#built = existsSync(new URL('index.html', folder))
+  }
+
+  /** Serves the files below /playground/. */
+  async serve(http: FastifyInstance): Promise<void> {
+    if (!this.#built) return
+    await http.register(files, {
+      root: fileURLToPath(this.#folder),
+      prefix: '/playground/',
+      index: false,
+      // A folder is no file: not found, rather than forbidden.
+      allowedPath: (path) => !path.endsWith('/'),
+      cacheControl: false,
+      setHeaders: (reply, path) => {
+        // The names of scripts and style sheets change with their content; browsers ask after all else.
+        const named = /-[A-Z0-9]{8}\.\w+$/.test(path)
+        reply.header('cache-control', named ? 'public, max-age=31536000, immutable' : 'no-cache')
+      },
+    })
+  }
+
+  /** `GET /`: the page, or how to build it. */
+  readonly home: RouteHandlerMethod = async (_, reply) => {
+    if (this.#built) return reply.sendFile('index.html')
+    return reply.type('text/html; charset=utf-8').header('cache-control', 'no-cache').send(notBuilt)
+  }
+
+  /** What puts the playground's header on the API documentation. */
+  docsTheme(): NonNullable<FastifySwaggerUiOptions['theme']> {
+    const title = 'NativeTok API'
+    if (!this.#built) return { title }
+    const content = (name: string) => readFileSync(new URL(name, this.#folder), 'utf8')
+    return {
+      title,
+      css: [{ filename: 'header.css', content: content('header.css') }],
+      js: [{ filename: 'docs.js', content: content('docs.js') }],
+      favicon: [
+        { filename: 'favicon.svg', rel: 'icon', type: 'image/svg+xml', sizes: 'any', content: content('favicon.svg') },
+      ],
+    }
+  }
+}

@@ -1,0 +1,35 @@
+import { byId } from './dom.ts'
+
+/** Asks for the API key. Undefined where the user would rather not. It is kept nowhere but by whoever asked. */
+export function askKey(refused: boolean): Promise<string | undefined> {
+  const dialog = byId('key-dialog', HTMLDialogElement)
+  const form = byId('key-form', HTMLFormElement)
+  const input = byId('key-input', HTMLInputElement)
+  byId('key-refused', HTMLElement).hidden = !refused
+  input.value = ''
+  return new Promise((resolve) => {
+    const controller = new AbortController()
+    const { signal } = controller
+    let key: string | undefined
+    form.addEventListener(
+      'submit',
+      (event) => {
+        event.preventDefault()
+        key = input.value.trim() || undefined
+        dialog.close()
+      },
+      { signal },
+    )
+    byId('key-cancel', HTMLButtonElement).addEventListener('click', () => dialog.close(), { signal })
+    dialog.addEventListener(
+      'close',
+      () => {
+        controller.abort()
+        input.value = ''
+        resolve(key)
+      },
+      { signal },
+    )
+    dialog.showModal()
+  })
+}

@@ -1,0 +1,62 @@
+import { byId } from './dom.ts'
+
+// What is done sooner needs no word.
+const PATIENCE_MS = 400
+
+/** What goes on and what went wrong, to eyes and ears: a status line, a bar while work lasts, an alert. */
+export class Notice {
+  readonly #status = byId('status', HTMLElement)
+  readonly #bar = byId('progress', HTMLElement)
+  readonly #alert = byId('alert', HTMLElement)
+  readonly #alertText = byId('alert-text', HTMLElement)
+  #working = 0
+
+  constructor() {
+    byId('alert-close', HTMLButtonElement).addEventListener('click', () => this.clear())
+  }
+
+  /** Said once, politely. */
+  say(text: string): void {
+    this.#status.textContent = text
+  }
+
+  /** Something the user waited for failed. */
+  fail(error: unknown): void {
+    this.#alertText.textContent = error instanceof Error ? error.message : String(error)
+    this.#alert.hidden = false
+  }
+
+  /** Takes the last failure away. */
+  clear(): void {
+    this.#alert.hidden = true
+    this.#alertText.textContent = ''
+  }
+
+  /** Shows the bar while something is under way. */
+  busy(busy: boolean): void {
+    this.#working += busy ? 1 : -1
+    this.#bar.hidden = this.#working === 0
+  }
+
+  /** Shows the bar while `work` lasts and, when that takes a while, what it is and for how long. */
+  async during<T>(what: string, work: Promise<T>): Promise<T> {
+    const start = Date.now()
+    this.busy(true)
+    let said = false
+    const timer = setInterval(() => {
+      const seconds = Math.round((Date.now() - start) / 1000)
+      // Once to screen readers, then only to the eye.
+      if (!said) this.say(what)
+      said = true
+      this.#status.dataset.elapsed = seconds < 2 ? '' : `${seconds} s`
+    }, PATIENCE_MS)
+    try {
+      return await work
+    } finally {
+      clearInterval(timer)
+      if (said) this.say('')
+      delete this.#status.dataset.elapsed
+      this.busy(false)
+    }
+  }
+}
