@@ -289,6 +289,13 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.deepEqual(await offered(page), edited)
     await shows(page, 'picture', edited)
     assert.equal(await page.locator('#strip .edited').count(), 1)
+    // Prefixes up to the edit are as before, those after it are not.
+    for (const k of [4, 5]) {
+      await slide(page, '#shown', k)
+      await decoded(page)
+      await shows(page, 'picture', edited.slice(0, k))
+    }
+    await slide(page, '#shown', 128)
 
     await page.getByLabel('Swap with token').fill('100')
     await page.getByRole('button', { name: 'Swap' }).click()
