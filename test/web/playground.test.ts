@@ -322,6 +322,20 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.deepEqual(await offered(page), tokens)
   })
 
+  test('what is being typed stays while frames arrive', async () => {
+    const page = await openPage()
+    await cell(page, 4).click()
+    await page.getByLabel('Id', { exact: true }).click()
+    await page.keyboard.press('Control+A')
+    await page.keyboard.type('12')
+    // As a frame that arrives, this draws everything anew.
+    await page.locator('#shown').evaluate((slider) => slider.dispatchEvent(new Event('input')))
+    assert.equal(await page.getByLabel('Id', { exact: true }).inputValue(), '12')
+    await page.keyboard.type('3')
+    await page.keyboard.press('Enter')
+    assert.equal((await offered(page))[4], 123)
+  })
+
   test('an edit beyond what is shown is shown', async () => {
     const page = await openPage()
     await slide(page, '#shown', 10)
@@ -608,6 +622,18 @@ describe('the playground', { skip: noBrowser }, () => {
     await says(page.getByRole('alert'), /The service does not answer/)
   })
 
+  test('who has to wait long is told so', async () => {
+    const page = await newPage()
+    expected = [/status of 429/]
+    await page.route('**/encode', (route) => {
+      const body = JSON.stringify({ title: 'Too many requests', detail: 'try again in 40 seconds' })
+      const headers = { 'content-type': 'application/problem+json', 'retry-after': '40' }
+      return route.fulfill({ status: 429, headers, body })
+    })
+    await page.goto(service.base)
+    await says(page.getByRole('alert'), /Too many requests: try again in 40 seconds/)
+  })
+
   test('an API key is asked for, kept in memory alone and never copied', async () => {
     const apiKey = 'correct-horse'
     const guarded = await listen(backend, { apiKey } as Partial<Config>)
@@ -726,6 +752,7 @@ describe('the playground', { skip: noBrowser }, () => {
       'none',
     )
     await tabTo('cut')
+    await says(page.locator('#tail-title'), /^Fig$/)
     await page.keyboard.press('Home')
     await says(page.locator('#mixed-note'), /^cut at 0$/)
     await tabTo('copy')
