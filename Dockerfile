@@ -9,8 +9,8 @@ WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
 # No install scripts: the image has Node already, sharp and ONNX Runtime for the CPU come inside their packages.
 # Of ONNX Runtime's binaries for six platforms the image keeps its own.
-RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund \
-  && rm -r node_modules/node \
+RUN npm ci --omit=dev --no-audit --no-fund \
+  && rm -rf node_modules/node-linux-* node_modules/.bin/node \
   && find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 ! -path "*/linux/$(node -p process.arch)" \
     -exec rm -r {} +
 
@@ -34,6 +34,7 @@ WORKDIR /app
 COPY package.json openapi.yaml LICENSE NOTICE.md start.sh ./
 COPY --from=cuda-dependencies /app/node_modules node_modules
 COPY models models
+COPY bin bin
 COPY src src
 COPY --from=playground /app/web/dist web/dist
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cuda
@@ -49,6 +50,7 @@ WORKDIR /app
 COPY package.json openapi.yaml LICENSE NOTICE.md start.sh ./
 COPY --from=dependencies /app/node_modules node_modules
 COPY models models
+COPY bin bin
 COPY src src
 COPY --from=playground /app/web/dist web/dist
 ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cpu

@@ -1,26 +1,26 @@
 import sharp from 'sharp'
-import { type Call, decodeCall, encodeCalls, send } from './calls.ts'
-import type { ImageFile } from './images.ts'
+import { type Call, decodeCall, encodeCalls, send } from '../tools/calls.ts'
+import type { ImageFile } from '../tools/images.ts'
 
-/** What a server makes of some images: the tokens of each, and the pixels that each one's tokens give back. */
+/** A server's answers for some images: the tokens of each, and the pixels decoded from them. */
 export interface Answers {
   tokens: number[][]
   pictures: Buffer[]
 }
 
-/** How much of a contestant's answers is the service's. */
+/** How far a contestant's answers are the same as the service's. */
 export interface Agreement {
-  /** Share of the tokens that are the same. */
+  /** Share of equal tokens. */
   tokens: number
-  /** Mean difference of the values of the worst picture, of 255. Absent where there were no pictures. */
+  /** Mean difference of the values of the worst picture, of 255. Absent if there were no pictures. */
   difference?: number
 }
 
-// Another build of ONNX Runtime may round another way, which can turn a near tie and every token after it.
+// Another build of ONNX Runtime may round differently, which can flip a near tie and every token after it.
 const LEAST_TOKENS = 0.99
 const MOST_DIFFERENCE = 0.5
 
-/** Asks a server for the tokens of `images`, and for pictures of `sequences`, by default those same tokens. */
+/** Requests the tokens of `images`, and the pictures of `sequences`, by default of the same tokens. */
 export async function answersOf(url: string, images: ImageFile[], sequences?: number[][]): Promise<Answers> {
   const tokens: number[][] = []
   for (const call of await encodeCalls(images, 1)) {
@@ -41,7 +41,7 @@ async function answerTo(url: string, call: Call): Promise<Buffer> {
   return body
 }
 
-/** Compares answers with those expected, as far as there are both. */
+/** Compares answers with the expected ones, as far as there are both. */
 export function compare(expected: Answers, found: Answers): Agreement {
   const pairs = expected.tokens.flatMap((row, i) => row.map((id, j) => found.tokens[i]?.[j] === id))
   const differences = found.pictures.map((picture, i) => meanDifference(picture, expected.pictures[i] as Buffer))
@@ -51,7 +51,7 @@ export function compare(expected: Answers, found: Answers): Agreement {
   }
 }
 
-/** Whether a contestant that agrees so much computes the same thing. */
+/** Whether a contestant with this agreement computes the same thing. */
 export function isSame({ tokens, difference = 0 }: Agreement): boolean {
   return tokens >= LEAST_TOKENS && difference <= MOST_DIFFERENCE
 }

@@ -2,41 +2,36 @@ import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { serviceCommand } from '../tools/service.ts'
 
-/** Where and on what a contestant is to run. */
+/** Where a contestant runs, and on what. */
 export interface Place {
   port: number
   /** The bundle's folder. */
   model: string
-  /** Cores to use. */
+  /** Number of cores to use. */
   cores: number
 }
 
-/** A server that takes `POST /encode`, `POST /decode` and `GET /health/live`. */
+/** A server that answers `POST /encode`, `POST /decode` and `GET /health/live`. */
 export interface Contestant {
   name: string
   title: string
-  /** Installs what it needs. */
+  /** Installs its dependencies. */
   prepare?(): Promise<void>
   /** The command line that starts it. */
   command(place: Place): string[]
 }
 
-const root = join(import.meta.dirname, '..')
 const peers = join(import.meta.dirname, 'peers')
 const python = join(peers, '.venv', 'bin', 'python')
 
-/** The service, and what else would be put in front of the same graphs. */
+/** The service, and other ways to serve the same graphs. */
 export const contestants: Contestant[] = [
   {
     name: 'service',
     title: 'this service',
-    // As `npm start` has it.
-    command: (place) => [
-      join(root, 'start.sh'),
-      ...['--provider', 'cpu', '--drain-delay', '0'],
-      ...['--port', `${place.port}`, '--model', place.model],
-    ],
+    command: (place) => serviceCommand(place.port, ['--drain-delay', '0', '--model', place.model]),
   },
   {
     name: 'fastapi',
@@ -67,7 +62,7 @@ function options({ port, model, cores }: Place): string[] {
   return ['--port', `${port}`, '--model', model, '--cores', `${cores}`]
 }
 
-/** A worker a core, as FastAPI's documentation has it for a machine of several. */
+/** One worker per core, as FastAPI's documentation recommends for a machine with several. */
 function uvicorn(app: string, { port, model, cores }: Place): string[] {
   return [
     ...['env', `MODEL=${model}`, python, '-m', 'uvicorn', '--app-dir', peers, '--factory', `fastapi_server:${app}`],
@@ -76,7 +71,7 @@ function uvicorn(app: string, { port, model, cores }: Place): string[] {
   ]
 }
 
-/** Brings the peers' virtual environment to what these files list, which takes seconds where it is there already. */
+/** Installs what these files list into the peers' virtual environment; this takes seconds if it is installed already. */
 async function install(...requirements: string[]): Promise<void> {
   const run = promisify(execFile)
   if (!existsSync(python)) await run('python3', ['-m', 'venv', join(peers, '.venv')])

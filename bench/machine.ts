@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises'
 import { cpus, totalmem } from 'node:os'
 import { join } from 'node:path'
 
-/** What the numbers were measured on, and with which versions. */
+/** The machine and the versions that the numbers belong to. */
 export async function describeMachine(cores: number, model: string): Promise<Record<string, string | number>> {
   const read = (...path: string[]) => readFile(join(import.meta.dirname, ...path), 'utf8')
   const pkg = JSON.parse(await read('..', 'package.json')) as { dependencies: Record<string, string> }

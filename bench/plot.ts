@@ -1,7 +1,7 @@
 import * as echarts from 'echarts'
-import { gather, limitOf } from './report.ts'
-import { LIMIT, type LoadName, loads, type Results } from './results.ts'
-import { summarize } from './statistics.ts'
+import { summarize } from '../tools/statistics.ts'
+import { fastestBaseline, gather } from './report.ts'
+import { BASELINE, type LoadName, loads, type Results } from './results.ts'
 
 const PANEL = { width: 380, height: 240, gap: 70, top: 110 }
 const panelRows = [
@@ -9,12 +9,12 @@ const panelRows = [
   { column: 'p99', title: 'p99 latency, ms', type: 'log' },
 ] as const
 
-/** Throughput and 99th percentile of the latency over the number of clients, a column of panels a load, as SVG. */
+/** Throughput and 99th percentile latency by number of clients, one column of panels per load, as SVG. */
 export function plot(results: Results): string {
   const medians = gather(results.rows)
   const names = (Object.keys(loads) as LoadName[]).filter((load) => medians.some((median) => median.load === load))
   const clients = [...new Set(medians.map((median) => median.clients))].toSorted((a, b) => a - b)
-  const servers = results.entries.filter(({ name }) => name !== LIMIT)
+  const servers = results.entries.filter(({ name }) => name !== BASELINE)
   const panels = panelRows.flatMap((row, y) => names.map((load, x) => ({ ...row, load, x, y })))
   const width = PANEL.gap + names.length * (PANEL.width + PANEL.gap)
   const height = PANEL.top + panelRows.length * (PANEL.height + PANEL.gap)
@@ -52,9 +52,9 @@ export function plot(results: Results): string {
         const values = clients.map((count) => own.find((median) => median.clients === count)?.values[column])
         return { ...axes, name: title, data: values.map(middle) }
       })
-      const limit = middle(limitOf(results.limits, load, false).map((row) => row.imagesPerSecond))
-      if (column !== 'imagesPerSecond' || limit === null) return lines
-      const level = { ...axes, name: 'the limit', showSymbol: false, data: clients.map(() => limit) }
+      const baseline = middle(fastestBaseline(results.baseline, load, true).map((row) => row.imagesPerSecond))
+      if (column !== 'imagesPerSecond' || baseline === null) return lines
+      const level = { ...axes, name: 'baseline', showSymbol: false, data: clients.map(() => baseline) }
       return [...lines, { ...level, color: '#000000', lineStyle: { type: 'dashed' as const } }]
     }),
   })

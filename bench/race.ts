@@ -1,39 +1,44 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { type Call, encodeCalls, send } from '../tools/calls.ts'
+import type { LoadResult } from '../tools/clients.ts'
+import { freePort } from '../tools/free-port.ts'
+import { fullPhotos, type ImageFile, makeCrops, readImages } from '../tools/images.ts'
+import { runScript } from '../tools/script.ts'
+import { Server } from '../tools/server.ts'
 import { type Agreement, type Answers, answersOf, compare, isSame } from './agreement.ts'
-import type { LimitResult, StageResult, TokensResult } from './bare.ts'
-import { type Call, encodeCalls } from './calls.ts'
-import type { LoadResult } from './clients.ts'
+import type { BaselineResult, StageResult, TokensResult } from './baseline.ts'
 import type { Contestant, Place } from './contestants.ts'
-import { fullPhotos, type ImageFile, makeCrops, readImages } from './images.ts'
-import { type Entry, LIMIT, type LoadName, loads, type Results } from './results.ts'
-import { runScript } from './script.ts'
-import { Server } from './server.ts'
+import { BASELINE, type Entry, type LoadName, loads, type Results } from './results.ts'
 
 /** What to measure. */
 export interface Plan extends Omit<Place, 'port'> {
-  /** Gives the answers that all others are held against. */
+  /** Its answers are what all others are compared with. */
   service: Contestant
   contestants: Contestant[]
-  /** Whether to measure the plain loop. */
-  limit: boolean
+  /** Whether to measure the baseline. */
+  baseline: boolean
+  /** Whether a contestant that computes something else is measured anyway. */
+  allowOtherModels?: boolean
   loads: LoadName[]
   clients: number[]
   rounds: number
   seconds: number
   imageSize: number
-  /** Told what is going on. */
+  /** Gets a line about each step. */
   say(line: string): void
 }
 
 const LONGEST_WARM_UP_SECONDS = 2
-/** Of the limit; the fastest is the limit. */
+/** Not every peer ends all its processes when it is asked to. */
+const STOP_SECONDS = 10
+/** Of the baseline; the fastest counts. */
 const BATCHES = [8, 16, 32, 64]
 
 /**
  * Runs every contestant under every load in every round. One runs at a time: it is started, measured under one load with
- * all numbers of clients, and stopped, then comes the next one, so that what drifts on the machine meets all of them
+ * all numbers of clients, and stopped; then comes the next one. So changes of the machine's speed affect all of them
  * within minutes. Who begins changes from load to load and from round to round.
  */
 export async function race(plan: Plan): Promise<Omit<Results, 'machine'>> {
@@ -52,7 +57,7 @@ class Race {
   readonly #folders: Record<'crops' | 'photos', string>
   readonly #losslessFolder: string
   readonly #lossless: ImageFile[]
-  readonly #results: Omit<Results, 'machine'> = { entries: [], rows: [], limits: [], stages: [], coldStarts: [] }
+  readonly #results: Omit<Results, 'machine'> = { entries: [], rows: [], baseline: [], stages: [], coldStarts: [] }
 
   constructor(plan: Plan, folders: Record<'crops' | 'photos', string>, losslessFolder: string, lossless: ImageFile[]) {
     this.#plan = plan
@@ -62,12 +67,14 @@ class Race {
   }
 
   async run(): Promise<Omit<Results, 'machine'>> {
-    const { contestants, limit, rounds } = this.#plan
+    const { contestants, baseline, rounds } = this.#plan
     const expected = await this.#serving(this.#plan.service, ({ url }) => answersOf(url, this.#lossless))
     const racers: { entry: Entry; measure(round: number, load: LoadName): Promise<void> }[] = []
-    if (limit) {
-      const entry = await this.#enter({ name: LIMIT, title: 'the limit' }, () => this.#limitAgreement(expected))
-      racers.push({ entry, measure: (round, load) => this.#measureLimit(round, load) })
+    if (baseline) {
+      const entry = await this.#enter({ name: BASELINE, title: 'the baseline' }, () =>
+        this.#baselineAgreement(expected),
+      )
+      racers.push({ entry, measure: (round, load) => this.#measureBaseline(round, load) })
     }
     for (const contestant of contestants) {
       const entry = await this.#enter(contestant, async () => {
@@ -91,7 +98,7 @@ class Race {
     return this.#results
   }
 
-  /** Lets it take part if its answers are the service's. */
+  /** Lets a contestant take part if its answers are the service's. */
   async #enter({ name, title }: { name: string; title: string }, agree: () => Promise<Agreement>): Promise<Entry> {
     const entry: Entry = { name, title }
     this.#results.entries.push(entry)
@@ -100,7 +107,8 @@ class Race {
       const { tokens, difference } = entry.agreement
       const pictures = difference === undefined ? '' : `, its pictures differ by ${difference.toFixed(3)} of 255`
       const found = `${(tokens * 100).toFixed(2)} % of its tokens are the service's${pictures}`
-      if (!isSame(entry.agreement)) throw new Error(`disqualified, it computes something else: ${found}`)
+      if (!isSame(entry.agreement) && !this.#plan.allowOtherModels)
+        throw new Error(`disqualified, it computes something else: ${found}`)
       this.#plan.say(`${title}: ${found}`)
     } catch (error) {
       this.#fail(entry, error)
@@ -115,7 +123,7 @@ class Race {
 
   async #serving<T>(contestant: Contestant, use: (server: Server) => Promise<T>): Promise<T> {
     const [first] = await encodeCalls(this.#lossless.slice(0, 1), 1)
-    const server = await Server.start(contestant, this.#plan, first as Call)
+    const server = await startContestant(contestant, this.#plan, first as Call)
     try {
       return await use(server)
     } finally {
@@ -126,10 +134,10 @@ class Race {
   async #measure(contestant: Contestant, round: number, load: LoadName): Promise<void> {
     const { clients, seconds } = this.#plan
     const { route, images } = loads[load]
-    await this.#serving(contestant, async ({ url, pid, coldStart }) => {
-      this.#results.coldStarts.push({ round, contestant: contestant.name, seconds: coldStart })
+    await this.#serving(contestant, async ({ url, pid, startSeconds }) => {
+      this.#results.coldStarts.push({ round, contestant: contestant.name, seconds: startSeconds })
       for (const count of clients) {
-        const result = await runScript<LoadResult>('clients.ts', {
+        const result = await runScript<LoadResult>('tools/clients.ts', {
           ...{ url, pid, route, clients: count, seconds, photos: this.#folders[images] },
           'warm-up': Math.min(LONGEST_WARM_UP_SECONDS, seconds / 2),
         })
@@ -138,40 +146,43 @@ class Race {
     })
   }
 
-  async #limitAgreement(expected: Answers): Promise<Agreement> {
-    const tokens = await this.#bare<TokensResult>('tokens', this.#losslessFolder)
+  async #baselineAgreement(expected: Answers): Promise<Agreement> {
+    const tokens = await this.#baseline<TokensResult>('tokens', this.#losslessFolder)
     return compare(expected, { tokens, pictures: [] })
   }
 
-  async #measureLimit(round: number, load: LoadName): Promise<void> {
+  async #measureBaseline(round: number, load: LoadName): Promise<void> {
     const { route, images } = loads[load]
-    const single = await this.#bare<LimitResult[]>(route, this.#folders[images], [1])
-    // A process a core with a thread each does more than one process with a thread a core.
+    const single = await this.#baseline<BaselineResult[]>(route, this.#folders[images], [1])
+    // One process per core with one thread each does more than one process with one thread per core.
     const processes = await Promise.all(
-      Array.from({ length: this.#plan.cores }, () => this.#bare<LimitResult[]>(route, this.#folders[images], BATCHES)),
+      Array.from({ length: this.#plan.cores }, () =>
+        this.#baseline<BaselineResult[]>(route, this.#folders[images], BATCHES),
+      ),
     )
     const [sizes = []] = processes
-    const together = sizes.map((_, i) => sum(processes.map((results) => results[i] as LimitResult)))
-    this.#results.limits.push(...[...single, ...together].map((result) => ({ round, load, ...result })))
+    const together = sizes.map((_, i) => sum(processes.map((results) => results[i] as BaselineResult)))
+    this.#results.baseline.push(...[...single, ...together].map((result) => ({ round, load, ...result })))
     if (load !== this.#plan.loads[0]) return
-    const stages = await this.#bare<StageResult[]>('stages', this.#folders.crops)
+    const stages = await this.#baseline<StageResult[]>('stages', this.#folders.crops)
     this.#results.stages.push(...stages.map((result) => ({ round, ...result })))
   }
 
-  #bare<T>(work: string, images: string, batches: number[] = []): Promise<T> {
+  #baseline<T>(work: string, images: string, batches: number[] = []): Promise<T> {
     const { model, seconds } = this.#plan
-    return runScript('bare.ts', { work, images, model, seconds, batches: batches.join() })
+    return runScript('bench/baseline.ts', { work, images, model, seconds, batches: batches.join() })
   }
 }
 
-/** What processes side by side did together at one batch size. */
-function sum(results: LimitResult[]): LimitResult {
-  const [{ batch, cut }] = results as [LimitResult]
-  const total = (value: (result: LimitResult) => number) => results.reduce((total, result) => total + value(result), 0)
-  const mean = (value: (result: LimitResult) => number) => total(value) / results.length
+/** What several processes did together at one batch size. */
+function sum(results: BaselineResult[]): BaselineResult {
+  const [{ batch, inParts }] = results as [BaselineResult]
+  const total = (value: (result: BaselineResult) => number) =>
+    results.reduce((total, result) => total + value(result), 0)
+  const mean = (value: (result: BaselineResult) => number) => total(value) / results.length
   return {
     batch,
-    cut,
+    inParts,
     imagesPerSecond: total((result) => result.imagesPerSecond),
     cpuMsPerImage: mean((result) => result.cpuMsPerImage),
     latencyMs: {
@@ -181,4 +192,19 @@ function sum(results: LimitResult[]): LimitResult {
     },
     memoryMiB: total((result) => result.memoryMiB),
   }
+}
+
+/** Starts a contestant, until it answers `first` with status 200. */
+export async function startContestant(
+  contestant: Contestant,
+  place: Omit<Place, 'port'>,
+  first: Call,
+): Promise<Server> {
+  const port = await freePort()
+  return Server.start({
+    command: contestant.command({ ...place, port }),
+    url: `http://127.0.0.1:${port}`,
+    started: async (url) => (await send(url, first).catch(() => undefined))?.status === 200,
+    stopSeconds: STOP_SECONDS,
+  })
 }

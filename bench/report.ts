@@ -1,8 +1,8 @@
-import { type Bar, barsOf, byThroughput, errorsOf } from './bars.ts'
-import { type Entry, type LimitRow, type LoadName, loads, type Results, type Row } from './results.ts'
-import { summarize } from './statistics.ts'
+import { summarize } from '../tools/statistics.ts'
+import { type BaselineRow, type Entry, type LoadName, loads, type Results, type Row } from './results.ts'
+import { byThroughput, errorsOf, type Target, targetsOf } from './targets.ts'
 
-/** Medians over the rounds, of one contestant under one load from so many clients. */
+/** What one contestant did under one load with one number of clients, in each round. */
 export interface Median {
   contestant: string
   load: LoadName
@@ -25,7 +25,7 @@ const columns = [
   ['errors', 'errors'],
 ] as const
 
-/** Rows of the same contestant, load and number of clients, together. */
+/** Groups rows by contestant, load and number of clients. */
 export function gather(rows: readonly Row[]): Median[] {
   const groups = Map.groupBy(rows, ({ contestant, load, clients }) => `${contestant} ${load} ${clients}`)
   return [...groups.values()].map((group) => {
@@ -49,10 +49,10 @@ export function gather(rows: readonly Row[]): Median[] {
   })
 }
 
-/** The limit of a load, with whole batches or with `cut` ones: the batch size that was fastest in the median. */
-export function limitOf(limits: readonly LimitRow[], load: LoadName, cut: boolean): LimitRow[] {
+/** The baseline's rows under a load at the batch size with the highest median throughput, on whole batches or in parts. */
+export function fastestBaseline(baseline: readonly BaselineRow[], load: LoadName, inParts: boolean): BaselineRow[] {
   const sizes = Map.groupBy(
-    limits.filter((row) => row.load === load && row.cut === cut),
+    baseline.filter((row) => row.load === load && row.inParts === inParts),
     ({ batch }) => batch,
   )
   const fastest = [...sizes.values()].map((rows) => ({
@@ -62,22 +62,22 @@ export function limitOf(limits: readonly LimitRow[], load: LoadName, cut: boolea
   return fastest.toSorted(byThroughput)[0]?.rows ?? []
 }
 
-/** The results as a page to read: the bars, then everything by load. */
+/** The results as a Markdown page: the targets, then everything by load. */
 export function markdown(results: Results): string {
   const medians = gather(results.rows)
-  const rounds = new Set([...results.rows, ...results.limits].map(({ round }) => round)).size
+  const rounds = new Set([...results.rows, ...results.baseline].map(({ round }) => round)).size
   const present = (Object.keys(loads) as LoadName[]).filter((load) =>
-    [...results.rows, ...results.limits].some((row) => row.load === load),
+    [...results.rows, ...results.baseline].some((row) => row.load === load),
   )
   return [
     '# Benchmark',
     `Medians of ${rounds} round${rounds === 1 ? '' : 's'}, lowest to highest in parentheses. bench/README.md says how this is measured.`,
     table(['machine', ''], Object.entries(results.machine)),
-    '## Bars',
-    barTable(barsOf(results)),
+    '## Targets',
+    targetTable(targetsOf(results)),
     '## Contestants',
     table(
-      ['contestant', 'tokens as the service', 'start to first answer, s', ''],
+      ['contestant', 'same tokens as the service', 'start to first answer, s', ''],
       results.entries.map((entry) => contestantRow(entry, results)),
     ),
     '![Throughput and latency by clients](plot.svg)',
@@ -86,7 +86,7 @@ export function markdown(results: Results): string {
       table(
         ['contestant', 'clients', ...columns.map(([, title]) => title)],
         [
-          ...[false, true].flatMap((cut) => limitRow(limitOf(results.limits, load, cut))),
+          ...[false, true].flatMap((inParts) => baselineRow(fastestBaseline(results.baseline, load, inParts))),
           ...results.entries.flatMap(({ name, title }) =>
             medians
               .filter((median) => median.load === load && median.contestant === name)
@@ -98,20 +98,20 @@ export function markdown(results: Results): string {
   ].join('\n\n')
 }
 
-/** Bars as a Markdown table. */
-export function barTable(bars: Bar[]): string {
+/** Targets as a Markdown table. */
+export function targetTable(targets: Target[]): string {
   return table(
-    ['what', 'bar', 'measured', ''],
-    bars.map(({ what, bar, measured, met }) => [
+    ['what', 'target', 'measured', ''],
+    targets.map(({ what, target, measured, met }) => [
       what,
-      bar,
+      target,
       measured === undefined ? '' : spread([measured.min, measured.median, measured.max]),
       met === undefined ? 'not measured' : met ? 'met' : '**not met**',
     ]),
   )
 }
 
-/** Images a second by contestant and load, as a Markdown table. */
+/** Images per second by contestant and load, as a Markdown table. */
 export function throughputTable({ entries, rows }: Pick<Results, 'entries' | 'rows'>): string {
   const present = (Object.keys(loads) as LoadName[]).filter((load) => rows.some((row) => row.load === load))
   return table(
@@ -135,13 +135,13 @@ function contestantRow({ name, title, agreement, failure }: Entry, { coldStarts 
   return [title, share, spread(starts), failure === undefined ? 'ran' : `**not run**, or not to the end: ${failure}`]
 }
 
-function limitRow(rows: LimitRow[]): (string | number)[][] {
+function baselineRow(rows: BaselineRow[]): (string | number)[][] {
   if (rows.length === 0) return []
-  const of = (value: (row: LimitRow) => number) => spread(rows.map(value))
+  const of = (value: (row: BaselineRow) => number) => spread(rows.map(value))
   const latencies = (['p50', 'p95', 'p99'] as const).map((name) => of(({ latencyMs }) => latencyMs[name]))
   return [
     [
-      `the limit, batches of ${rows[0]?.batch}${rows[0]?.cut ? ' in parts' : ''}`,
+      `baseline, ${rows[0]?.inParts ? '' : 'whole '}batches of ${rows[0]?.batch}`,
       '',
       of((row) => row.imagesPerSecond),
       ...latencies,
@@ -152,7 +152,7 @@ function limitRow(rows: LimitRow[]): (string | number)[][] {
   ]
 }
 
-function spread(values: number[]): string {
+export function spread(values: number[]): string {
   if (values.length === 0) return ''
   const { median, min, max } = summarize(values)
   return min === max ? short(median) : `${short(median)} (${short(min)}–${short(max)})`
@@ -162,7 +162,7 @@ function short(value: number): string {
   return Number(value.toPrecision(3)).toString()
 }
 
-function table(head: string[], rows: (string | number)[][]): string {
+export function table(head: string[], rows: (string | number)[][]): string {
   const line = (cells: (string | number)[]) =>
     `| ${cells.map((cell) => `${cell}`.replaceAll('|', '\\|').replaceAll('\n', ' ')).join(' | ')} |`
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')

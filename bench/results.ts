@@ -1,8 +1,8 @@
+import type { LoadResult } from '../tools/clients.ts'
 import type { Agreement } from './agreement.ts'
-import type { LimitResult, StageResult } from './bare.ts'
-import type { LoadResult } from './clients.ts'
+import type { BaselineResult, StageResult } from './baseline.ts'
 
-/** What is sent: a route, and which images. */
+/** What is sent: the route, and which images. */
 export const loads = {
   'encode-crops': { route: 'encode', images: 'crops', title: 'encode, 128 px crops' },
   'encode-photos': { route: 'encode', images: 'photos', title: 'encode, full-size photos' },
@@ -10,8 +10,8 @@ export const loads = {
   mix: { route: 'mix', images: 'crops', title: 'encode and decode in turn, 128 px crops' },
 } as const
 
-/** Name under which the plain loop is entered. */
-export const LIMIT = 'limit'
+/** The baseline's name among the contestants. */
+export const BASELINE = 'baseline'
 
 export type LoadName = keyof typeof loads
 
@@ -22,8 +22,8 @@ export interface Row extends LoadResult {
   load: LoadName
 }
 
-/** The plain loop at one batch size in one round. */
-export interface LimitRow extends LimitResult {
+/** The baseline at one batch size in one round. */
+export interface BaselineRow extends BaselineResult {
   round: number
   load: LoadName
 }
@@ -35,13 +35,13 @@ export interface ColdStart {
   seconds: number
 }
 
-/** How a contestant fared as a whole. */
+/** A contestant, and what became of it. */
 export interface Entry {
   name: string
   title: string
-  /** Absent where it did not get so far as to answer. */
+  /** Absent if it never answered. */
   agreement?: Agreement
-  /** Why it has no rows, or no more of them. */
+  /** Why it has no rows, or stopped early. */
   failure?: string
 }
 
@@ -50,7 +50,7 @@ export interface Results {
   machine: Record<string, string | number>
   entries: Entry[]
   rows: Row[]
-  limits: LimitRow[]
+  baseline: BaselineRow[]
   stages: (StageResult & { round: number })[]
   coldStarts: ColdStart[]
 }

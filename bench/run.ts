@@ -1,33 +1,36 @@
-// The benchmark: the service beside a plain loop and beside its peers. `--help` says how.
+// The benchmark: the service beside a baseline and beside its peers. `--help` says how.
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { readBundle } from '../src/inference/bundle.ts'
 import { usableCores } from '../src/inference/sizing.ts'
-import { barsOf } from './bars.ts'
+import { compareCheckouts, comparisonTable } from './against.ts'
 import { type Contestant, contestants } from './contestants.ts'
 import { describeMachine } from './machine.ts'
 import { plot } from './plot.ts'
 import { race } from './race.ts'
-import { barTable, markdown, throughputTable } from './report.ts'
-import { LIMIT, type LoadName, loads } from './results.ts'
-import { SIZING_CLIENTS, SIZING_LOADS, sizingBars, sizings } from './sizing.ts'
-import { soak, soakBars } from './soak.ts'
+import { markdown, targetTable, throughputTable } from './report.ts'
+import { BASELINE, type LoadName, loads } from './results.ts'
+import { SIZING_CLIENTS, SIZING_LOADS, sizings, sizingTargets } from './sizing.ts'
+import { soak, soakTargets } from './soak.ts'
+import { targetsOf } from './targets.ts'
 
-const names = ['service', LIMIT, ...contestants.map(({ name }) => name).filter((name) => name !== 'service')]
+const names = ['service', BASELINE, ...contestants.map(({ name }) => name).filter((name) => name !== 'service')]
 const SOAK_MARKS = [1_000, 8_000, 15_000, 22_000, 29_000, 36_000, 43_000, 50_000]
 
 const usage = `npm run bench -- [options]
-  --contestants <list>  of ${names.join(', ')} (default: all)
-  --loads <list>        of ${Object.keys(loads).join(', ')} (default: all)
+  --contestants <list>  any of ${names.join(', ')} (default: all)
+  --loads <list>        any of ${Object.keys(loads).join(', ')} (default: all)
   --clients <list>      connections, one request at a time on each (default 1,8,32,128)
-  --rounds <n>          how often each contestant runs (default 3)
-  --seconds <s>         how long one measurement takes (default 8)
-  --quick               one round of 2 seconds with 1 and 32 clients
-  --soak                send 50,000 images to the service and watch its memory, nothing else
-  --sizing              hold the service as it sizes itself against settings by hand, nothing else
+  --rounds <n>          number of rounds; each contestant runs in each (default 3)
+  --seconds <s>         length of one measurement (default 8)
+  --quick               one round with measurements of 2 seconds, and 1 and 32 clients
+  --soak                only send 50,000 images to the service and watch its memory
+  --against <checkout>  only compare with another commit, or a folder with a checkout (4 rounds by default)
+  --sizing              only compare the service as it sizes itself with settings by hand
   --model <folder>      the bundle (default models/nativetok-128)
-  --out <folder>        for results.json, results.md and plot.svg, soak.json or sizing.json (default bench/results)`
+  --out <folder>        for results.json, results.md and plot.svg, soak.json, sizing.json or against.json
+                        and against.md (default bench/results)`
 
 const { values: options } = parseArgs({
   options: {
@@ -39,6 +42,7 @@ const { values: options } = parseArgs({
     quick: { type: 'boolean', default: false },
     soak: { type: 'boolean', default: false },
     sizing: { type: 'boolean', default: false },
+    against: { type: 'string' },
     model: { type: 'string', default: join(import.meta.dirname, '..', 'models', 'nativetok-128') },
     out: { type: 'string', default: join(import.meta.dirname, 'results') },
     help: { type: 'boolean', default: false },
@@ -57,25 +61,31 @@ const place = { model, cores, imageSize: shape.imageSize }
 const service = contestants.find(({ name }) => name === 'service') as Contestant
 const common = {
   ...{ ...place, service },
-  rounds: number('rounds', options.rounds ?? (quick ? '1' : '3')),
+  rounds: number('rounds', options.rounds ?? (quick ? '1' : options.against === undefined ? '3' : '4')),
   seconds: number('seconds', options.seconds ?? (quick ? '2' : '8')),
   say: (line: string) => console.error(line),
 }
 await mkdir(options.out, { recursive: true })
 
-if (options.soak) {
+if (options.against !== undefined) {
+  const comparison = await compareCheckouts({ ...common, ...place }, options.against)
+  const report = comparisonTable(comparison)
+  await writeJson('against.json', { machine, ...comparison })
+  await writeFile(join(options.out, 'against.md'), `${report}\n`)
+  console.log(report)
+} else if (options.soak) {
   const rows = await soak(service, place, SOAK_MARKS)
-  const bars = soakBars(rows)
-  await writeJson('soak.json', { machine, bars, rows })
-  console.log(barTable(bars))
+  const targets = soakTargets(rows)
+  await writeJson('soak.json', { machine, targets, rows })
+  console.log(targetTable(targets))
 } else if (options.sizing) {
   const results = await race({
-    ...{ ...common, contestants: sizings(service, cores), limit: false },
+    ...{ ...common, contestants: sizings(service, cores), baseline: false },
     ...{ loads: [...SIZING_LOADS], clients: SIZING_CLIENTS },
   })
-  const bars = sizingBars(service, results.rows)
-  await writeJson('sizing.json', { machine, bars, ...results })
-  console.log(`${barTable(bars)}\n\n${throughputTable(results)}`)
+  const targets = sizingTargets(service, results.rows)
+  await writeJson('sizing.json', { machine, targets, ...results })
+  console.log(`${targetTable(targets)}\n\n${throughputTable(results)}`)
 } else {
   const chosen = listOf('contestants', options.contestants, names)
   const results = {
@@ -83,15 +93,15 @@ if (options.soak) {
     ...(await race({
       ...common,
       contestants: contestants.filter(({ name }) => chosen.includes(name)),
-      limit: chosen.includes(LIMIT),
+      baseline: chosen.includes(BASELINE),
       loads: listOf('loads', options.loads, Object.keys(loads)) as LoadName[],
       clients: (options.clients ?? (quick ? '1,32' : '1,8,32,128')).split(',').map((text) => number('clients', text)),
     })),
   }
-  await writeJson('results.json', { bars: barsOf(results), ...results })
+  await writeJson('results.json', { targets: targetsOf(results), ...results })
   await writeFile(join(options.out, 'results.md'), `${markdown(results)}\n`)
   await writeFile(join(options.out, 'plot.svg'), plot(results))
-  console.log(barTable(barsOf(results)))
+  console.log(targetTable(targetsOf(results)))
 }
 
 function writeJson(name: string, value: object): Promise<void> {

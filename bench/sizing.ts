@@ -1,13 +1,13 @@
-import { type Bar, bar } from './bars.ts'
 import type { Contestant } from './contestants.ts'
 import { loads, type Row } from './results.ts'
+import { type Target, target } from './targets.ts'
 
-/** Clients that the settings are compared under. */
+/** Numbers of clients to compare the settings with. */
 export const SIZING_CLIENTS = [32]
-/** Loads that the settings are compared under. */
+/** Loads to compare the settings under. */
 export const SIZING_LOADS = ['encode-crops', 'decode'] as const
 
-/** The service as it sizes itself, and as somebody might set it by hand on so many cores. */
+/** The service as it sizes itself, and with settings that somebody might choose by hand on so many cores. */
 export function sizings(service: Contestant, cores: number): Contestant[] {
   const settings = [
     ['--engines', '1', '--threads', `${cores}`],
@@ -24,8 +24,8 @@ export function sizings(service: Contestant, cores: number): Contestant[] {
   return [service, ...byHand]
 }
 
-/** What the best setting by hand in each round may gain over the service's own. */
-export function sizingBars(service: Contestant, rows: readonly Row[]): Bar[] {
+/** How much the best setting by hand in each round may gain over the service's own. */
+export function sizingTargets(service: Contestant, rows: readonly Row[]): Target[] {
   return SIZING_LOADS.map((load) => {
     const rounds = [
       ...Map.groupBy(
@@ -38,7 +38,7 @@ export function sizingBars(service: Contestant, rows: readonly Row[]): Bar[] {
       const byHand = row.filter(({ contestant }) => contestant !== service.name)
       return Math.max(...byHand.map(({ imagesPerSecond }) => imagesPerSecond)) / own
     })
-    return bar(
+    return target(
       `throughput of the best setting by hand over the service's own: ${loads[load].title}`,
       'below',
       1.1,

@@ -1,15 +1,15 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type Bar, bar, errorsOf } from './bars.ts'
-import { encodeCalls } from './calls.ts'
-import type { LoadResult } from './clients.ts'
+import { encodeCalls } from '../tools/calls.ts'
+import type { LoadResult } from '../tools/clients.ts'
+import { makeCrops, readImages } from '../tools/images.ts'
+import { runScript } from '../tools/script.ts'
 import type { Contestant, Place } from './contestants.ts'
-import { makeCrops, readImages } from './images.ts'
-import { runScript } from './script.ts'
-import { Server } from './server.ts'
+import { startContestant } from './race.ts'
+import { errorsOf, type Target, target } from './targets.ts'
 
-/** Memory after so many images. */
+/** Memory after a number of images. */
 export interface SoakRow {
   images: number
   memoryMiB: number
@@ -17,9 +17,9 @@ export interface SoakRow {
 }
 
 /**
- * Sends images to the service, encode and decode in turn, and reads the memory of its process tree on the way.
+ * Sends images to the service, encode and decode in turn, and reads the memory of its process tree meanwhile.
  *
- * @param marks numbers of images after which to read it, ascending
+ * @param marks numbers of images after which to read the memory, ascending
  */
 export async function soak(
   service: Contestant,
@@ -30,12 +30,12 @@ export async function soak(
   try {
     const { crops } = await makeCrops(folder, place.imageSize)
     const [first] = await encodeCalls(await readImages(crops), 1)
-    if (first === undefined) throw new Error('there are no crops')
-    const server = await Server.start(service, place, first)
+    if (first === undefined) throw new Error('no crops were made')
+    const server = await startContestant(service, place, first)
     try {
       const rows: SoakRow[] = []
       for (const [i, mark] of marks.entries()) {
-        const result = await runScript<LoadResult>('clients.ts', {
+        const result = await runScript<LoadResult>('tools/clients.ts', {
           ...{ url: server.url, pid: server.pid, route: 'mix', clients: 32, photos: crops },
           ...{ images: mark - (marks[i - 1] ?? 0), seconds: 'Infinity', 'warm-up': 0 },
         })
@@ -50,14 +50,14 @@ export async function soak(
   }
 }
 
-/** What the memory has to keep to. */
-export function soakBars(rows: SoakRow[]): Bar[] {
+/** What memory and errors must not exceed. */
+export function soakTargets(rows: SoakRow[]): Target[] {
   const [first, last] = [rows[0], rows.at(-1)]
   if (first === undefined || last === undefined) return []
   return [
-    bar(`memory after ${last.images} images over that after ${first.images}`, 'at most', 1.05, [
+    target(`memory after ${last.images} images over that after ${first.images}`, 'at most', 1.05, [
       last.memoryMiB / first.memoryMiB,
     ]),
-    bar('errors', 'at most', 0, [rows.reduce((sum, { errors }) => sum + errors, 0)]),
+    target('errors', 'at most', 0, [rows.reduce((sum, { errors }) => sum + errors, 0)]),
   ]
 }

@@ -1,11 +1,11 @@
-// Sends requests at a fixed rate, whether earlier ones were answered or not, and then single images until all is as it was
-// before. A process of its own, run by the chapter `overload`; prints what it saw as JSON.
-import { Agent, request } from 'node:http'
+// Sends requests at a fixed rate, whether or not earlier ones were answered, and then single images until the service is as
+// it was before. A process of its own, which the chapter `overload` runs; prints what it saw as JSON.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { type Call, encodeCalls } from '../bench/calls.ts'
-import { readImages } from '../bench/images.ts'
-import { percentile } from '../bench/statistics.ts'
+import { answerTo, evenArrivals, keepAliveAgent, sendWhenDue } from '../tools/arrivals.ts'
+import { type Call, encodeCalls } from '../tools/calls.ts'
+import { readImages } from '../tools/images.ts'
+import { percentile } from '../tools/statistics.ts'
 
 /** What is printed. Times are milliseconds. */
 export interface Arrivals {
@@ -52,7 +52,7 @@ const { values: options } = parseArgs({
 const photos = await readImages(options.photos)
 const calls = await encodeCalls(photos, Number(options.batch))
 const [single] = (await encodeCalls(photos, 1)) as [Call]
-const agent = new Agent({ keepAlive: true })
+const agent = keepAliveAgent()
 
 const idles: number[] = []
 for (let i = 0; i < IDLE_REQUESTS; i++) idles.push((await timed(single)).milliseconds)
@@ -60,50 +60,34 @@ const idle = percentile(
   idles.toSorted((a, b) => a - b),
   50,
 )
-const { untilAccepted, ...load } = await arrive(Number(options.rate), Number(options.seconds))
+const { untilAccepted, ...seen } = await load(Number(options.rate), Number(options.seconds))
 const untilIdle = await recovered((status, milliseconds) => status === 200 && milliseconds <= 2 * idle)
 agent.destroy()
-console.log(JSON.stringify({ ...load, idle, untilAccepted, untilIdle } satisfies Arrivals, null, 2))
+console.log(JSON.stringify({ ...seen, idle, untilAccepted, untilIdle } satisfies Arrivals, null, 2))
 
-async function arrive(rate: number, seconds: number) {
-  const accepted: number[] = []
-  const refused: number[] = []
-  const lateness: number[] = []
-  const others: Record<string, number> = {}
-  let withoutRetryAfter = 0
-  let images = 0
-  const start = performance.now()
-  const counted = { from: start + (seconds * 1000) / 3, to: start + seconds * 1000 }
-
-  async function one(call: Call, due: number): Promise<void> {
-    const sent = performance.now()
-    lateness.push(sent - due)
-    const { outcome, retryAfter } = await timed(call)
-    const now = performance.now()
-    if (outcome === 200) {
-      accepted.push(now - due)
-      if (now >= counted.from && now < counted.to) images += call.images
-    } else if (outcome === 503) {
-      // The service could not answer before it was asked.
-      refused.push(now - sent)
-      if (!(retryAfter >= 1)) withoutRetryAfter++
-    } else others[outcome] = (others[outcome] ?? 0) + 1
-  }
-
-  const under: Promise<void>[] = []
-  for (let i = 0; i < rate * seconds; i++) {
-    const due = start + (i / rate) * 1000
-    const wait = due - performance.now()
-    if (wait > 0) await sleep(wait)
-    under.push(one(calls[i % calls.length] as Call, due))
-  }
+async function load(rate: number, seconds: number) {
+  const under = await sendWhenDue(options.url, evenArrivals(calls, rate, seconds), agent)
   const untilAccepted = await recovered((outcome) => outcome === 200)
-  await Promise.all(under)
+  const outcomes = await Promise.all(under)
+  const accepted = outcomes.filter(({ outcome }) => outcome === 200)
+  const refused = outcomes.filter(({ outcome }) => outcome === 503)
+  const others = Map.groupBy(
+    outcomes.filter(({ outcome }) => outcome !== 200 && outcome !== 503),
+    ({ outcome }) => `${outcome}`,
+  )
+  const counted = { from: (seconds * 1000) / 3, to: seconds * 1000 }
+  const images = accepted
+    .filter(({ done }) => done >= counted.from && done < counted.to)
+    .reduce((sum, { call }) => sum + call.images, 0)
   return {
-    ...{ accepted: latencyOf(accepted), refused: latencyOf(refused), withoutRetryAfter, others },
+    accepted: latencyOf(accepted.map(({ due, done }) => done - due)),
+    // The service could not answer before it was asked.
+    refused: latencyOf(refused.map(({ sent, done }) => done - sent)),
+    withoutRetryAfter: refused.filter(({ retryAfter }) => !(retryAfter >= 1)).length,
+    others: Object.fromEntries([...others].map(([outcome, all]) => [outcome, all.length])),
     imagesPerSecond: (images * 1000) / (counted.to - counted.from),
     lateness: percentile(
-      lateness.toSorted((a, b) => a - b),
+      outcomes.map(({ due, sent }) => sent - due).sort((a, b) => a - b),
       99,
     ),
     untilAccepted,
@@ -121,21 +105,10 @@ async function recovered(wanted: (outcome: number | string, milliseconds: number
   }
 }
 
-/** Sends a call, reads its answer to the end, and says what it was or which error came instead. */
-function timed(call: Call): Promise<{ outcome: number | string; retryAfter: number; milliseconds: number }> {
+/** Sends a call and takes the time. */
+async function timed(call: Call) {
   const start = performance.now()
-  return new Promise((resolve) => {
-    const settle = (outcome: number | string, retryAfter = Number.NaN) =>
-      resolve({ outcome, retryAfter, milliseconds: performance.now() - start })
-    const failed = (error: NodeJS.ErrnoException) => settle(error.code ?? error.message)
-    const headers = { 'content-type': call.type, 'content-length': call.body.length }
-    request(new URL(call.path, options.url), { method: 'POST', headers, agent }, (response) => {
-      response.on('end', () => settle(response.statusCode ?? 0, Number(response.headers['retry-after'])))
-      response.on('error', failed).resume()
-    })
-      .on('error', failed)
-      .end(call.body)
-  })
+  return { ...(await answerTo(options.url, call, agent)), milliseconds: performance.now() - start }
 }
 
 function latencyOf(milliseconds: number[]): Latency {

@@ -3,19 +3,19 @@ import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { poolSize } from '../src/formats/thread-pool.ts'
-import { conforming } from '../test/helpers/contract.ts'
+import { conforming } from '../tools/contract.ts'
+import { Service } from '../tools/service.ts'
 import { bodies, bombs as files, type HostileFile, impostors } from './hostile.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
-/** What one image of the most pixels may take: 50 million of eight bytes, and what comes with them. */
+/** Memory that the largest image allowed may take: 50 million pixels of eight bytes, and some more. */
 const MOST_MIB = 600
 const MOST_SECONDS = 10
 
-/** How long, in seconds, nobody else may be answered meanwhile. */
+/** Seconds that other clients may have to wait meanwhile. */
 const MOST_HELD_UP = 3
 
-/** Files and bodies that come to far more than they are, and files of other kinds under an image's name. */
+/** Files and bodies that unpack to far more than their size, and files of other kinds sent as images. */
 export async function* bombs({ long }: Scope): AsyncGenerator<Finding> {
   const service = await Service.start()
   try {
@@ -28,8 +28,8 @@ export async function* bombs({ long }: Scope): AsyncGenerator<Finding> {
     if (long && costliest) yield await cost(service, costliest, 4 * poolSize)
     yield await interpreted(service)
     yield {
-      promise: 'the server and its engines live on after all of these',
-      figure: service.ended ? `ended with ${service.exit}` : 'they do',
+      promise: 'the server and its engines survive all of these',
+      figure: service.ended ? `ended with ${service.exit}` : 'alive',
       kept: !service.ended && (await statusOf(service, { name: '', bytes: Buffer.alloc(1) })) === 422,
     }
   } finally {
@@ -37,7 +37,7 @@ export async function* bombs({ long }: Scope): AsyncGenerator<Finding> {
   }
 }
 
-/** What one costs, or as many at once: time, memory, and how long others had to wait. */
+/** The cost of one, or of several at once: time, memory, and how long others had to wait. */
 async function cost(service: Service, file: HostileFile, count = 1): Promise<Finding> {
   const before = await resetPeak(service.pid)
   const start = performance.now()
@@ -55,10 +55,10 @@ async function cost(service: Service, file: HostileFile, count = 1): Promise<Fin
   const statuses = [...new Set(await answers)]
   const seconds = (performance.now() - start) / 1000
   const grown = Math.max(0, (await memoryOf(service.pid)).peak - before)
-  // Images are unpacked as many at a time as the pool has threads.
+  // The pool unpacks as many images at a time as it has threads.
   const atOnce = Math.min(count, poolSize)
   return {
-    promise: `${count > 1 ? `${count} times ` : ''}${file.name} (${sizeOf(file)}) costs no more than an image may`,
+    promise: `${count > 1 ? `${count} times ` : ''}${file.name} (${sizeOf(file)}) costs no more than any image may`,
     figure: `${statuses.join(', ')}; ${seconds.toFixed(1)} s, ${grown.toFixed(0)} MiB; others waited ${heldUp.toFixed(2)} s`,
     kept:
       statuses.every((status) => typeof status === 'number' && status < 500) &&
@@ -74,7 +74,7 @@ function sizeOf({ bytes }: HostileFile): string {
     : `${(bytes.length / 2 ** 20).toFixed(1)} MiB`
 }
 
-/** Sends each file of another kind as an image, alone and as a part, and counts who asks for what they name. */
+/** Sends each file of another kind as an image, alone and as a part, and counts requests for the addresses in them. */
 async function interpreted(service: Service): Promise<Finding> {
   const asked: string[] = []
   const server = createServer((request, response) => {
@@ -102,7 +102,7 @@ async function interpreted(service: Service): Promise<Finding> {
   }
 }
 
-/** The answer's status, where the contract has the answer; else what is wrong with it. */
+/** The answer's status if the answer conforms to the contract; else what is wrong with it. */
 async function statusOf(service: Service, file: HostileFile, multipart = false): Promise<number | string> {
   const { bytes, path = '/encode', type = 'image/jpeg' } = file
   const form = new FormData()
@@ -117,13 +117,13 @@ async function statusOf(service: Service, file: HostileFile, multipart = false):
   }
 }
 
-/** Forgets the most memory that a process had so far, and gives what it has, in MiB. Linux only. */
+/** Resets the peak memory of a process, and returns its memory now in MiB. Linux only. */
 async function resetPeak(pid: number): Promise<number> {
   await writeFile(`/proc/${pid}/clear_refs`, '5')
   return (await memoryOf(pid)).now
 }
 
-/** Memory of the server, which unpacks images, without its engines, in MiB; zero once it has ended. */
+/** Memory in MiB of the server, which unpacks images, without its engines; 0 after it has ended. */
 async function memoryOf(pid: number): Promise<{ now: number; peak: number }> {
   const status = await readFile(`/proc/${pid}/status`, 'latin1').catch(() => '')
   const mib = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0) / 1024

@@ -1,20 +1,21 @@
 import { createConnection } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Call, decodeCall, encodeCalls, send } from '../bench/calls.ts'
-import { fixtures, readImages } from '../bench/images.ts'
+import { type Call, decodeCall, encodeCalls, send } from '../tools/calls.ts'
+import { fixtures, readImages } from '../tools/images.ts'
+import { Random } from '../tools/random.ts'
+import { Service } from '../tools/service.ts'
+import { secondsUntil, until } from '../tools/wait.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Random } from './random.ts'
-import { Service, secondsUntil, until } from './service.ts'
 
 const QUEUE = 1024
 const BYTES = 8 * 2 ** 20
 /** Clients at once. */
 const WAVE = 100
-/** What the process grows by anyway: V8's young generation, and what its allocator keeps. */
+/** Until the process has grown as it does anyway: V8's young generation, and what its allocator keeps. */
 const WARM_UP_WAVES = 10
 const HEAL_SECONDS = 10
 
-/** Clients that send a request, in part or whole, and are gone: nothing of them stays. */
+/** Clients that send a request, in part or whole, and disappear: nothing of them remains. */
 export async function* clients({ long, seed }: Scope): AsyncGenerator<Finding> {
   const service = await Service.start({
     flags: ['--queue-limit', `${QUEUE}`, ...['--body-limit', '--inflight-limit'].flatMap((flag) => [flag, `${BYTES}`])],
@@ -30,9 +31,9 @@ export async function* clients({ long, seed }: Scope): AsyncGenerator<Finding> {
     const [memory, descriptors] = [await service.memoryMiB(), await service.descriptors()]
     for (let i = 0; i < waves; i++) await wave(service, calls, random)
     const empty = await secondsUntil(async () => (await service.metric('nativetok_queue_depth')) === 0, HEAL_SECONDS)
-    const after = `after ${waves * WAVE} clients that vanished`
+    const after = `after ${waves * WAVE} clients that disappeared`
     yield {
-      promise: `${after}, nothing of theirs waits for an engine`,
+      promise: `${after}, none of their images waits for an engine`,
       figure: `queue empty after ${empty.toFixed(1)} s`,
       kept: empty <= HEAL_SECONDS,
     }
@@ -40,17 +41,17 @@ export async function* clients({ long, seed }: Scope): AsyncGenerator<Finding> {
     await sleep(2000)
     const [memoryNow, descriptorsNow] = [await service.memoryMiB(), await service.descriptors()]
     yield {
-      promise: `${after}, no descriptor stays open`,
+      promise: `${after}, no descriptor remains open`,
       figure: `${descriptors} before, ${descriptorsNow} after`,
       kept: descriptorsNow <= descriptors + 2,
     }
     yield {
-      promise: `${after}, memory is what it was`,
+      promise: `${after}, memory is as before`,
       figure: `${memory.toFixed(0)} MiB after ${WARM_UP_WAVES * WAVE} before them, ${memoryNow.toFixed(0)} MiB after`,
       kept: memoryNow <= 1.1 * memory,
     }
 
-    // Only where nothing at all is reserved is there room for as much as may be at once.
+    // There is room for a request of the whole queue only if nothing at all is reserved.
     const most = decodeCall(Array.from({ length: QUEUE }, (_, i) => [i]))
     const free = await secondsUntil(
       async () => (await send(service.url, { ...most, path: '/decode?format=webp' })).status === 200,
@@ -58,14 +59,14 @@ export async function* clients({ long, seed }: Scope): AsyncGenerator<Finding> {
     )
     yield {
       promise: `${after}, the whole queue is free again`,
-      figure: `${QUEUE} sequences at a bound of ${QUEUE} were answered after ${free.toFixed(1)} s`,
+      figure: `${QUEUE} sequences with a queue limit of ${QUEUE} were answered after ${free.toFixed(1)} s`,
       kept: Number.isFinite(free),
     }
     const garbage = { path: '/encode', type: 'image/png', body: Buffer.alloc(BYTES), images: 1 }
     const bytes = await send(service.url, garbage)
     yield {
       promise: `${after}, all bytes are free again`,
-      figure: `a body of ${BYTES} bytes at a bound of ${BYTES} is read, and is no image: ${bytes.status}`,
+      figure: `a body of ${BYTES} bytes with a limit of ${BYTES} is read and refused as no image: ${bytes.status}`,
       kept: bytes.status === 422,
     }
   } finally {
@@ -77,7 +78,7 @@ async function wave(service: Service, calls: Call[], random: Random): Promise<vo
   await Promise.all(Array.from({ length: WAVE }, () => vanish(service, calls, random)))
 }
 
-/** Connects, sends from none to all of a request, waits up to half a second and closes, sometimes with a reset. */
+/** Connects, sends none, some or all of a request, waits up to half a second and closes, sometimes with a reset. */
 async function vanish(service: Service, calls: Call[], random: Random): Promise<void> {
   const { hostname, port } = new URL(service.url)
   const call = random.pick(calls)

@@ -2,10 +2,10 @@ import { request } from 'node:http'
 import { buffer } from 'node:stream/consumers'
 import fc from 'fast-check'
 import { readContract } from '../src/http/contract.ts'
-import { conforming, resolve, validatorOf } from '../test/helpers/contract.ts'
+import { conforming, resolve, validatorOf } from '../tools/contract.ts'
+import { Service } from '../tools/service.ts'
 import { smallFiles } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
 interface Schema {
   $ref?: string
@@ -25,7 +25,7 @@ interface Operation {
   method: string
   path: string
   queries: { name: string; schema: Schema }[]
-  /** Schemas by media type; none for what is binary. */
+  /** Schemas by media type; none for binary ones. */
   bodies: Record<string, { schema?: Schema }>
 }
 
@@ -47,7 +47,7 @@ const operations: Operation[] = Object.entries(document.paths).flatMap(([path, m
 )
 const working = operations.filter(({ method }) => method === 'POST')
 
-/** Requests drawn from `openapi.yaml`, right and wrong ones: every answer has to be one that it has. */
+/** Valid and invalid requests generated from `openapi.yaml`: every answer must conform to it. */
 export async function* contract({ long, seed }: Scope): AsyncGenerator<Finding> {
   const service = await Service.start()
   const files = (await smallFiles()).map((file) => file.toString('base64'))
@@ -125,7 +125,7 @@ async function send(service: Service, { operation, query, headers, body }: Gener
   return answered
 }
 
-/** Values of a schema. What is base64 is often a real file of `files`. */
+/** Values of a schema. Base64 strings are often real files from `files`. */
 function valuesOf(schema: Schema, files: string[]): fc.Arbitrary<unknown> {
   const { type, anyOf, minimum = 0, maximum = 4200, minItems = 0, contentEncoding, ...rest } = resolve(schema)
   if (anyOf) return fc.oneof(...anyOf.map((one) => valuesOf(one, files)))
@@ -143,7 +143,7 @@ function valuesOf(schema: Schema, files: string[]): fc.Arbitrary<unknown> {
   return fc.jsonValue()
 }
 
-/** JSON bodies: of the schema, of the schema with a field too many or of another type, and anything. */
+/** JSON bodies: as the schema says, with an extra field or a wrong type, and arbitrary ones. */
 function jsonRequests(files: string[]): fc.Arbitrary<Generated> {
   return fc.constantFrom(...working).chain((operation) => {
     const schema = resolve(operation.bodies['application/json']?.schema ?? {})
@@ -174,7 +174,7 @@ const wrongValues: Record<string, string[]> = {
   model: [''],
 }
 
-/** Queries: right values, wrong ones, one twice, and some that nobody knows. */
+/** Queries: valid values, invalid ones, repeated and unknown parameters. */
 function queryRequests(): fc.Arbitrary<Generated> {
   return fc.constantFrom(...working).chain((operation) => {
     const known = operation.queries.map(({ name, schema }) => {
@@ -199,7 +199,7 @@ const pixel = JSON.stringify({
   images: ['iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC'],
 })
 
-/** Any operation with any body under any name, headers once or more often. */
+/** Any operation with any body as any media type, with headers once or repeated. */
 function anyRequests(): fc.Arbitrary<Generated> {
   const types = [...new Set(working.flatMap(({ bodies }) => Object.keys(bodies))), 'text/plain', 'image/svg+xml']
   const text = fc.string({ unit: 'grapheme-ascii' }).map((value) => value.trim())

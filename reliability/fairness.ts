@@ -1,18 +1,18 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import sharp from 'sharp'
-import { type Call, encodeCalls, send } from '../bench/calls.ts'
-import { fixtures, readImages } from '../bench/images.ts'
-import { percentile } from '../bench/statistics.ts'
 import { writeNpy } from '../src/formats/npy.ts'
+import { type Call, encodeCalls, send } from '../tools/calls.ts'
+import { fixtures, readImages } from '../tools/images.ts'
+import { Service } from '../tools/service.ts'
+import { percentile } from '../tools/statistics.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
 const LARGE = 1000
 const PAUSE_MS = 50
 
-/** One client sends requests of 1,000 images, another single images: neither keeps the other from its turn. */
+/** One client sends requests of 1,000 images, another single images: neither blocks the other. */
 export async function* fairness({ long }: Scope): AsyncGenerator<Finding> {
-  // The large requests are to be answered on slow machines too: here it matters who goes first.
+  // Slow machines must answer the large requests too: this is about who goes first.
   const service = await Service.start({ flags: ['--request-timeout', '300'] })
   try {
     const photos = await readImages(fixtures)
@@ -39,7 +39,7 @@ export async function* fairness({ long }: Scope): AsyncGenerator<Finding> {
     await largeOnes
     const whole = percentile(largeTimes, 50)
     yield {
-      promise: `a single image beside requests of ${LARGE} images waits for its turn, not for them`,
+      promise: `a single image beside requests of ${LARGE} images waits for its turn, not for all of them`,
       figure: `p50 ${ms(beside, 50)}, p95 ${ms(beside, 95)} (alone ${ms(alone, 50)}, ${ms(alone, 95)}); ${LARGE} images took ${ms(largeTimes, 50)}`,
       kept: percentile(beside, 95) < whole / 5,
     }
@@ -48,7 +48,7 @@ export async function* fairness({ long }: Scope): AsyncGenerator<Finding> {
   }
 }
 
-/** Milliseconds of single images, one after the other, ascending; every photo once for each time that `more` is so. */
+/** Milliseconds per single image, sent one after the other, ascending; all photos once, and again while `more` holds. */
 async function latencies(service: Service, singles: Call[], more: () => boolean): Promise<number[]> {
   const times: number[] = []
   while (more()) {

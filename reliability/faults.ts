@@ -1,34 +1,38 @@
-import { execFile, spawnSync } from 'node:child_process'
-import { cp, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { cp, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { freePort } from '../tools/free-port.ts'
+import { Service, type ServiceOptions } from '../tools/service.ts'
+import { secondsUntil, until } from '../tools/wait.ts'
 import type { Finding, Scope } from './promise.ts'
-import { freePort, Service, type ServiceOptions, secondsUntil, until } from './service.ts'
 import { inWords, type Tally, Traffic } from './traffic.ts'
 
 const run = promisify(execFile)
 
 const CLIENTS = 6
 const BATCH = 8
-/** Seconds of a request; an engine that hangs is found after a third of them. */
+/** Deadline of a request in seconds; an engine that hangs is found after a third of it. */
 const DEADLINE = 15
 const ENGINES = 2
-/** Seconds within which all has to be as before; a hang included. */
+/** Seconds within which everything must be as before, also after a hang. */
 const HEAL_SECONDS = 30
-/** After a minute without an engine the service ends; with some time to end in. */
+/** The service ends after a minute without an engine, and needs some time to end. */
 const GIVE_UP_SECONDS = 60 + 2 * DEADLINE
+const DAY_MS = 86_400_000
 const BUNDLE = join(import.meta.dirname, '..', 'models', 'nativetok-128')
 
-/** What happened around a fault: the answers, and seconds until the service was whole again, infinite if it never was. */
+/** What happened during a fault: the answers, and seconds until the service had recovered, infinite if it never did. */
 interface Course {
   tally: Tally
   healed: number
 }
 
-/** Faults, one by one, each against a service of its own that is at work. */
+/** Faults, one by one, each in a service of its own under load. */
 export async function* faults({ long }: Scope): AsyncGenerator<Finding> {
   for (const [what, signal, victims] of [
     ['an engine is killed', 'SIGKILL', 1],
@@ -48,7 +52,7 @@ export async function* faults({ long }: Scope): AsyncGenerator<Finding> {
   yield* await Promise.all([withoutBundle('altered'), withoutBundle('deleted')])
 }
 
-/** The service under load, a fault, and what comes of it. */
+/** Runs the service under load, causes a fault and waits for recovery. */
 async function during(
   options: ServiceOptions,
   fault: (service: Service) => Promise<unknown>,
@@ -72,14 +76,14 @@ function start({ flags = [], ...others }: ServiceOptions): Promise<Service> {
   return Service.start({ ...others, flags: [...own, ...flags] })
 }
 
-/** Load, on its way. */
+/** Starts the load and waits for the first answers. */
 async function begin(service: Service): Promise<Traffic> {
   const traffic = await Traffic.begin(service.url, { clients: CLIENTS, batch: BATCH })
   await until(() => traffic.tally.right >= CLIENTS, HEAL_SECONDS)
   return traffic
 }
 
-/** As many engines as there should be, ready, none of them one of these. */
+/** Whether all engines are ready and none of them is one of `gone`. */
 async function replaced(service: Service, gone: number[]): Promise<boolean> {
   const pids = await service.engines()
   const ready = service.said('engine ready') >= ENGINES + gone.length
@@ -98,8 +102,8 @@ async function signalled(what: string, signal: NodeJS.Signals, victims: number):
     (service) => (ignored ? service.ready() : replaced(service, gone)),
   )
   return {
-    promise: `${what} (${signal}): every request is answered, none wrongly`,
-    figure: `${inWords(tally)}; whole again after ${healed.toFixed(1)} s`,
+    promise: `${what} (${signal}): every request is answered, and none wrongly`,
+    figure: `${inWords(tally)}; recovered after ${healed.toFixed(1)} s`,
     kept: isClean(tally) && Number.isFinite(healed),
   }
 }
@@ -118,7 +122,7 @@ async function repeatedly(times: number): Promise<Finding> {
     }
     const tally = await traffic.stop()
     return {
-      promise: `an engine is killed ${times} times, each time when the last one is replaced: no request fails`,
+      promise: `an engine is killed ${times} times, each time after the last one was replaced: no request fails`,
       figure: `${inWords(tally)}; ${gone.length} killed`,
       kept: gone.length === times && traffic.failed === 0,
     }
@@ -133,14 +137,14 @@ async function withoutMemory(): Promise<Finding> {
     {},
     async (service) => {
       gone = (await service.engines()).slice(0, 1)
-      // Less than it has: whatever it asks for next it does not get.
+      // Less than it has, so its next allocation fails.
       await run('prlimit', ['--pid', `${gone[0]}`, '--as=1000000'])
     },
     (service) => replaced(service, gone),
   )
   return {
-    promise: 'an engine gets no more memory: it is replaced, every request is answered, none wrongly',
-    figure: `${inWords(tally)}; whole again after ${healed.toFixed(1)} s`,
+    promise: 'an engine cannot allocate memory: it is replaced, every request is answered, and none wrongly',
+    figure: `${inWords(tally)}; recovered after ${healed.toFixed(1)} s`,
     kept: isClean(tally) && Number.isFinite(healed),
   }
 }
@@ -163,8 +167,9 @@ async function withoutDescriptors(): Promise<Finding> {
     (service) => replaced(service, gone),
   )
   return {
-    promise: 'connections take all descriptors while an engine is killed: every request is answered, none wrongly',
-    figure: `${inWords(tally)}; whole again ${healed.toFixed(1)} s after the connections closed`,
+    promise:
+      'connections use up all descriptors while an engine is killed: every request is answered, and none wrongly',
+    figure: `${inWords(tally)}; recovered ${healed.toFixed(1)} s after the connections closed`,
     kept: isClean(tally) && Number.isFinite(healed),
   }
 }
@@ -174,8 +179,8 @@ async function withoutDisk(): Promise<Finding[]> {
   try {
     const into = (file: string) => ['sh', '-c', `exec "$0" "$@" > '${file}'`]
     const cases: [string, string[]][] = [
-      ['the log goes to a device that is full', into('/dev/full')],
-      ['the log meets a limit of file size', ['prlimit', '--fsize=8192', ...into(join(folder, 'log'))]],
+      ['the log goes to a full device', into('/dev/full')],
+      ['the log reaches a limit on file size', ['prlimit', '--fsize=8192', ...into(join(folder, 'log'))]],
     ]
     const found: Finding[] = []
     for (const [what, under] of cases) {
@@ -188,7 +193,7 @@ async function withoutDisk(): Promise<Finding[]> {
 }
 
 async function withoutLog(what: string, options: ServiceOptions): Promise<Finding> {
-  const promise = `${what}: the service serves on`
+  const promise = `${what}: the service goes on serving`
   try {
     const service = await start(options)
     try {
@@ -206,39 +211,56 @@ async function withoutLog(what: string, options: ServiceOptions): Promise<Findin
 }
 
 async function clockJumps(): Promise<Finding[]> {
-  if (spawnSync('gcc', ['--version']).status !== 0) {
-    console.error('faults: gcc is not installed, so jumps of the clock were not tried')
+  const library = fakeTimeLibrary()
+  if (library === undefined) {
+    console.error(
+      'faults: libfaketime is not installed (Debian: apt install faketime), so jumps of the clock were skipped',
+    )
     return []
   }
   const folder = await mkdtemp(join(tmpdir(), 'reliability-'))
   try {
-    const [library, file] = [join(folder, 'clock.so'), join(folder, 'offset')]
-    await run('gcc', ['-shared', '-fPIC', '-O1', '-o', library, join(import.meta.dirname, 'clock.c'), '-ldl'])
-    const jump = (seconds: number) => writeFile(file, BigInt64Array.of(BigInt(seconds)), { flag: 'r+' })
-    await writeFile(file, BigInt64Array.of(0n))
-    const service = await start({ env: { LD_PRELOAD: library, CLOCK_FILE: file } })
+    // Written elsewhere and renamed, since libfaketime reads it at any moment.
+    const [file, next] = [join(folder, 'offset'), join(folder, 'next')]
+    const jump = async (days: number) => {
+      await writeFile(next, `${days < 0 ? '-' : '+'}${Math.abs(days)}d\n`)
+      await rename(next, file)
+    }
+    await jump(0)
+    // The wall clock alone: nothing sets a monotonic clock.
+    const env = {
+      ...{ LD_PRELOAD: library, FAKETIME_TIMESTAMP_FILE: file },
+      ...{ FAKETIME_NO_CACHE: '1', FAKETIME_DONT_FAKE_MONOTONIC: '1' },
+    }
+    // Under jemalloc libfaketime does not start: each calls the other before it is ready.
+    const service = await start({ env, plain: true })
     try {
       const traffic = await begin(service)
-      const day = 86_400
-      const jumps = [day, -day, 0]
       const seen: number[] = []
-      for (const seconds of jumps) {
-        await jump(seconds)
+      for (const days of [1, -1, 0]) {
+        await jump(days)
         const before = traffic.tally.right
         await secondsUntil(() => traffic.tally.right >= before + 2 * CLIENTS, HEAL_SECONDS)
-        seen.push(Math.round((Number(service.lines.at(-1)?.time) - Date.now()) / 1000 / day))
+        seen.push(Math.round((Number(service.lines.at(-1)?.time) - Date.now()) / DAY_MS))
       }
       const restarts = service.said('engine ended, starting another')
       const tally = await traffic.stop()
       const kept = isClean(tally) && traffic.failed === 0 && restarts === 0 && seen.join() === '1,-1,0'
       const figure = `${inWords(tally)}; ${restarts} engines replaced; its log was ${seen.join(', ')} days off`
-      return [{ promise: 'the clock jumps a day on, two back and one on: no request fails', figure, kept }]
+      return [{ promise: 'the clock jumps a day forward, two back and one forward: no request fails', figure, kept }]
     } finally {
       await service.stop()
     }
   } finally {
     await rm(folder, { recursive: true })
   }
+}
+
+/** The library for programs with threads, where Debian and others install it. */
+function fakeTimeLibrary(): string | undefined {
+  const folders = [`/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu`, '/usr/lib64', '/usr/lib']
+  const files = folders.map((folder) => join(folder, 'faketime', 'libfaketimeMT.so.1'))
+  return files.find((file) => existsSync(file))
 }
 
 /** The bundle changes under a running service, then all engines die. */
@@ -259,7 +281,7 @@ async function withoutBundle(fate: 'altered' | 'deleted'): Promise<Finding> {
     const after = `${((performance.now() - since) / 1000).toFixed(0)} s`
     return {
       promise: `the bundle is ${fate} and all engines die: no other weights are served, and the service ends with exit code 1`,
-      figure: `${inWords(tally)}; ${service.ended ? `ended with ${service.exit} after ${after}` : `still there after ${after}`}`,
+      figure: `${inWords(tally)}; ${service.ended ? `ended with ${service.exit} after ${after}` : `still running after ${after}`}`,
       kept: isClean(tally) && service.exit === 1,
     }
   } finally {
@@ -276,7 +298,7 @@ async function flipByte(file: string): Promise<void> {
   await writeFile(file, bytes)
 }
 
-/** Whether every request was answered, with the right tokens or with a problem. */
+/** Whether every request was answered with the right tokens or with a problem. */
 function isClean({ right, wrong, unanswered }: Tally): boolean {
   return right > 0 && wrong === 0 && unanswered === 0
 }

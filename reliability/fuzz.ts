@@ -1,18 +1,18 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { conforming } from '../test/helpers/contract.ts'
+import { conforming } from '../tools/contract.ts'
+import { Random } from '../tools/random.ts'
+import { Service } from '../tools/service.ts'
 import { mutate } from './mutate.ts'
 import { fixture, smallFiles, smallPhotos } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Random } from './random.ts'
-import { Service } from './service.ts'
 
 const CONCURRENCY = 16
 const GOOD_EVERY = 50
 const DEADLINE_MS = 30_000
 
-/** A request to make, all of whose body is in memory. */
+/** A request to send, with its whole body in memory. */
 interface Hostile {
   path: '/encode' | '/decode'
   type: string
@@ -26,7 +26,7 @@ interface Seen {
   good: number
 }
 
-/** Files and bodies that were damaged at random, among good requests that must not notice. */
+/** Randomly damaged files and bodies, among good requests that must not be affected. */
 export async function* fuzz({ long, seed }: Scope): AsyncGenerator<Finding> {
   const files = await smallFiles()
   const photos = await smallPhotos()
@@ -37,7 +37,7 @@ export async function* fuzz({ long, seed }: Scope): AsyncGenerator<Finding> {
   )
   const folder = join(tmpdir(), `nativetok-fuzz-${seed}`)
   const count = long ? 20_000 : 1500
-  // After as many of each kind, a service has allocated what it goes on using.
+  // After this many of each kind, a service has allocated what it keeps using.
   const warmUp = count / 5
   const service = await Service.start()
   try {
@@ -63,7 +63,7 @@ export async function* fuzz({ long, seed }: Scope): AsyncGenerator<Finding> {
       const { statuses, slowestMs, wrong, good } = await run(make, 0, count, kind)
       const counts = [...statuses].sort(([a], [b]) => a - b).map(([status, n]) => `${n} x ${status}`)
       yield {
-        promise: `${what} are answered within the deadline, as the contract has it`,
+        promise: `${what} are answered within the deadline and as the contract says`,
         figure: `${count} requests: ${counts.join(', ')}; slowest ${(slowestMs / 1000).toFixed(1)} s${saying(wrong, folder)}`,
         kept: wrong.length === 0,
       }
@@ -75,7 +75,7 @@ export async function* fuzz({ long, seed }: Scope): AsyncGenerator<Finding> {
     }
     const after = await service.memoryMiB()
     yield {
-      promise: 'damaged input makes no memory grow',
+      promise: 'damaged input does not make memory grow',
       figure: `${before.toFixed(0)} MiB after ${2 * warmUp} requests, ${after.toFixed(0)} MiB after ${2 * count} more: ${(after / before).toFixed(2)} times`,
       kept: after < before * 1.25,
     }
@@ -83,7 +83,7 @@ export async function* fuzz({ long, seed }: Scope): AsyncGenerator<Finding> {
     const logged = service.lines.filter(({ level }) => Number(level) >= 50).length
     yield {
       promise: 'damaged input ends no process',
-      figure: `${alive ? 'the server and its engines are those of the start' : 'a process was replaced'}; ${logged} errors logged`,
+      figure: `${alive ? 'the server and its engines are the same as at the start' : 'a process was replaced'}; ${logged} errors logged`,
       kept: alive && logged === 0,
     }
   } finally {
@@ -91,7 +91,7 @@ export async function* fuzz({ long, seed }: Scope): AsyncGenerator<Finding> {
   }
 }
 
-/** Sends requests `from` to `to`, several at a time, a good one with every fiftieth. */
+/** Sends requests `from` to `to`, several at a time, and a good one with every fiftieth. */
 async function sendAll(
   service: Service,
   make: (n: number) => Hostile,
@@ -127,7 +127,7 @@ async function sendAll(
   return seen
 }
 
-/** @throws Error where the answer is late or none that the contract has */
+/** @throws Error if the answer is late or does not conform to the contract */
 async function answerTo(service: Service, { path, type, body }: Hostile): Promise<Response> {
   const signal = AbortSignal.timeout(DEADLINE_MS + 2000)
   const headers = { 'content-type': type }
@@ -148,7 +148,7 @@ async function tokensOf(service: Service, photo: Buffer<ArrayBuffer>): Promise<s
 
 const imageTypes = ['image/jpeg', 'image/png', 'image/webp', 'image/avif', 'image/gif', 'image/tiff']
 
-/** A damaged image, mostly as it is, sometimes among good ones. */
+/** A damaged image, mostly alone, sometimes among good ones. */
 function imageRequest(random: Random, files: Buffer[], photos: Buffer[]): Hostile {
   const image = mutate(random.pick(files), random, files)
   if (random.below(10) < 7) return request('/encode', random.pick(imageTypes), image)
@@ -189,7 +189,7 @@ function multipart(images: Buffer[]): Hostile {
   return request('/encode', 'multipart/form-data; boundary=b', Buffer.concat([...parts, Buffer.from('--b--\r\n')]))
 }
 
-/** Writes a request down that failed, so that it can be sent again. */
+/** Writes a failed request to a file, so that it can be sent again. */
 async function keep(folder: string, name: string, { path, type, body }: Hostile, why: string): Promise<void> {
   await mkdir(folder, { recursive: true })
   await writeFile(join(folder, `${name}.body`), body)

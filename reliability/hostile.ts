@@ -3,11 +3,11 @@ import sharp from 'sharp'
 import { writeNpy } from '../src/formats/npy.ts'
 import { fixture } from './photos.ts'
 
-/** A file made to be refused, or to be taken at no more cost than any other. */
+/** A file that must be refused, or cost no more than any other. */
 export interface HostileFile {
   name: string
   bytes: Buffer<ArrayBuffer>
-  /** Where to send it and as what; without them to encode as a JPEG. */
+  /** Where to send it and as what media type; by default to /encode as a JPEG. */
   path?: '/encode' | '/decode'
   type?: string
 }
@@ -15,9 +15,9 @@ export interface HostileFile {
 const SIDE = 7000
 
 /**
- * Files of other kinds, which are to be refused as image files and never interpreted.
+ * Files of other kinds, which must be refused as images and never interpreted.
  *
- * @param url what those that can name a file or an address name: nobody is to ask for it
+ * @param url address that they name if they can name one: nothing may request it
  */
 export function impostors(url: string): HostileFile[] {
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="${url}/svg.png" width="9" height="9"/></svg>`
@@ -67,7 +67,7 @@ export function impostors(url: string): HostileFile[] {
   ]
 }
 
-/** Small files that announce, or unpack to, far more than they are. Each takes up to seconds to make. */
+/** Small files that announce, or unpack to, far more than their size. Each may take seconds to make. */
 export async function* bombs(): AsyncGenerator<HostileFile> {
   yield* headers()
   yield* pngs()
@@ -83,7 +83,7 @@ export async function* bombs(): AsyncGenerator<HostileFile> {
 
 const blank = { create: { width: SIDE, height: SIDE, channels: 3, background: '#777' } } as const
 
-/** Bodies within the limits that hold as many of something as fit, or say that they do. */
+/** Bodies within the limits that hold as many items as fit, or claim to. */
 export function* bodies(): Generator<HostileFile> {
   const size = 8 * 2 ** 20 - 64
   const many = (piece: string) => piece.repeat(size / piece.length)
@@ -115,7 +115,7 @@ export function* bodies(): Generator<HostileFile> {
   yield { name: 'multipart with a header of 60 MB', type: multipart, bytes: Buffer.from(`${long}--x--\r\n`) }
 }
 
-/** Real files whose header says that they are larger than any that is taken. */
+/** Real files whose header claims a larger size than is allowed. */
 function* headers(): Generator<HostileFile> {
   const header = Buffer.alloc(13)
   header.writeUInt32BE(100_000, 0)
@@ -179,7 +179,7 @@ function* gifs(): Generator<HostileFile> {
   yield { name: 'GIF of 200,000 frames', bytes: gif(1, 200_000) }
 }
 
-/** A progressive JPEG whose last scan comes 2,000 times: each goes over the whole image. */
+/** A progressive JPEG that repeats its last scan 2,000 times: each covers the whole image. */
 async function scans(): Promise<HostileFile> {
   const file = await sharp(blank).jpeg({ progressive: true }).toBuffer()
   const last = file.lastIndexOf(Buffer.from([0xff, 0xda]))
@@ -188,7 +188,7 @@ async function scans(): Promise<HostileFile> {
   return { name: `JPEG of ${SIDE} x ${SIDE} in 2,000 scans`, bytes }
 }
 
-/** An animated WebP whose frames come 10,000 times. */
+/** An animated WebP that repeats its frames 10,000 times. */
 async function frames(): Promise<HostileFile> {
   const animated = sharp(await fixture('formats/animated.gif'), { animated: true }).resize(32, 24)
   const file = await animated.webp().toBuffer()
@@ -199,7 +199,7 @@ async function frames(): Promise<HostileFile> {
   return { name: 'WebP of 30,000 frames', bytes }
 }
 
-/** A square GIF whose frames hold one pixel each, whatever they say. */
+/** A square GIF whose frames hold one pixel each, whatever size they claim. */
 function gif(side: number, frames: number): Buffer<ArrayBuffer> {
   const sides = [side & 255, side >> 8, side & 255, side >> 8]
   const screen = Buffer.from([...sides, 0x80, 0, 0, 0, 0, 0, 255, 255, 255])
@@ -258,7 +258,7 @@ function tiff({ width, height, bands, next = 0 }: TiffPage, strip: Buffer): Buff
   return Buffer.concat([Buffer.from('II*\0\x08\0\0\0', 'latin1'), directory, strip])
 }
 
-/** A page's directory many times over, each naming the next. */
+/** Many copies of a page's directory, each pointing to the next. */
 function chained(page: Buffer, count: number): Buffer<ArrayBuffer> {
   const size = 2 + page.readUInt16LE(8) * 12 + 4
   const directories = Array.from({ length: count }, (_, i) => {

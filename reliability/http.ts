@@ -1,24 +1,24 @@
 import { readContract } from '../src/http/contract.ts'
+import { Service } from '../tools/service.ts'
 import { smallPhotos } from './photos.ts'
 import type { Finding, Scope } from './promise.ts'
 import { type Exchange, type ExchangeOptions, exchange, type RawAnswer } from './raw.ts'
-import { Service } from './service.ts'
 
 const REQUEST_TIMEOUT = 2
-/** Node looks for requests that take too long this often. */
+/** How often Node looks for requests that take too long. */
 const CHECK_SECONDS = 1
 
-/** What to send, and the status that is right for it; none where the connection is to be closed without one. */
+/** What to send, and the right status for it; none if the connection must be closed without one. */
 interface Case {
   name: string
   send: string | (string | Buffer)[]
   status: number | undefined
   options?: ExchangeOptions
-  /** What else has to be true of the answer. */
+  /** What else must be true of the answer. */
   holds?: (seen: Exchange) => boolean
 }
 
-/** HTTP/1.1 as RFC 9112 has it and as nobody should write it, over sockets. */
+/** HTTP/1.1 as RFC 9112 defines it and as nobody should write it, over plain sockets. */
 export async function* http(_: Scope): AsyncGenerator<Finding> {
   const service = await Service.start({ flags: ['--request-timeout', String(REQUEST_TIMEOUT)] })
   try {
@@ -46,7 +46,7 @@ export async function* http(_: Scope): AsyncGenerator<Finding> {
       headers: { 'content-type': 'image/webp' },
     })
     yield {
-      promise: 'after all of these a good request is served by the processes of the start',
+      promise: 'after all of these, the same processes answer a good request',
       figure: `${answer.status}; ${alive ? 'the same processes' : 'a process was replaced'}`,
       kept: alive && answer.status === 200,
     }
@@ -247,7 +247,7 @@ const halves: Case[] = [
   },
 ]
 
-/** Tries each case on a connection of its own. The figure names those that went otherwise. */
+/** Tries each case on a connection of its own. The figure names those that went wrong. */
 async function tried(service: Service, promise: string, cases: Case[]): Promise<Finding> {
   const wrong: string[] = []
   for (const { name, send, status, options, holds } of cases) {
@@ -289,7 +289,7 @@ async function pipelined(service: Service, photo: Buffer): Promise<Finding> {
   }
 }
 
-/** Clients that send their headers, or their body, a byte at a time. Begins at once; the findings come when they end. */
+/** Clients that send their headers, or their body, one byte at a time. Begins at once; the findings come when they end. */
 function slowClients(service: Service): AsyncGenerator<Finding> {
   const most = REQUEST_TIMEOUT + CHECK_SECONDS + 1
   const drip = (head: string, seconds: number) =>
@@ -314,15 +314,15 @@ function slowClients(service: Service): AsyncGenerator<Finding> {
       const slowest = Math.max(...seen.map(({ seconds }) => seconds))
       const timedOut = seen.filter(({ answers: [answer] }) => answer?.status === 504).length
       yield {
-        promise: `clients that send ${what} a byte at a time are ended, with 504`,
-        figure: `${timedOut} of ${seen.length} told so, the last after ${slowest.toFixed(1)} s of ${bound} at most`,
+        promise: `clients that send ${what} one byte at a time are cut off with 504`,
+        figure: `${timedOut} of ${seen.length} got it, the last after ${slowest.toFixed(1)} s (limit ${bound} s)`,
         kept: timedOut === seen.length && slowest <= bound,
       }
     }
   })()
 }
 
-/** Good requests while the slow clients are at it. */
+/** Good requests while the slow clients are connected. */
 async function whileSlow(service: Service, photo: Buffer<ArrayBuffer>): Promise<Finding> {
   let served = 0
   const count = 20
@@ -335,7 +335,7 @@ async function whileSlow(service: Service, photo: Buffer<ArrayBuffer>): Promise<
     if (answer.status === 200) served++
   }
   return {
-    promise: 'clients that dawdle hurt nobody else',
+    promise: 'slow clients affect nobody else',
     figure: `${served} of ${count} served beside 60 of them`,
     kept: served === count,
   }

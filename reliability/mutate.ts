@@ -1,21 +1,21 @@
 import { crc32 } from 'node:zlib'
-import type { Random } from './random.ts'
+import type { Random } from '../tools/random.ts'
 
-/** A piece of a file that says itself how long it is, and where it says so. */
+/** A piece of a file that states its own length, and where it states it. */
 interface Chunk {
   start: number
   end: number
-  /** Offset of the number that holds its length, that number's bytes and their order. */
+  /** Offset, size in bytes and byte order of the number that holds its length. */
   length: { at: number; bytes: 2 | 4; littleEndian: boolean }
 }
 
 type Mutation = (bytes: Buffer, random: Random, others: readonly Buffer[]) => Buffer
 
-// What decoders' arithmetic trips over.
+// Numbers that break decoders' arithmetic.
 const edges = [0, 1, 2, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff]
 
 const mutations: Mutation[] = [
-  // Bits turned, more of them in the header than elsewhere.
+  // Flipped bits, more of them in the header than elsewhere.
   (bytes, random) => {
     const copy = Buffer.from(bytes)
     const span = random.oneIn(2) ? Math.min(64, copy.length) : copy.length
@@ -25,7 +25,7 @@ const mutations: Mutation[] = [
     }
     return copy
   },
-  // A number replaced by one from the edge of what fits.
+  // A number replaced by one at the limit of its type.
   (bytes, random) => {
     const copy = Buffer.from(bytes)
     if (copy.length >= 4) {
@@ -42,7 +42,7 @@ const mutations: Mutation[] = [
     const at = random.below(bytes.length)
     return replaceRange(bytes, [at, at], Buffer.concat(Array(1 + random.below(4)).fill(piece)))
   },
-  // The head of one file on the tail of another.
+  // The head of one file and the tail of another.
   (bytes, random, others) => {
     const other = random.pick(others)
     return Buffer.concat([bytes.subarray(0, random.below(bytes.length)), other.subarray(random.below(other.length))])
@@ -52,7 +52,7 @@ const mutations: Mutation[] = [
     const length = 4 + random.below(12)
     return Buffer.concat([random.pick(others).subarray(0, length), bytes.subarray(length)])
   },
-  // A chunk that lies about its length.
+  // A chunk with a false length.
   (bytes, random) => {
     const copy = Buffer.from(bytes)
     const chunks = chunksOf(copy)
@@ -61,7 +61,7 @@ const mutations: Mutation[] = [
     writeNumber(copy, length, random.oneIn(2) ? random.pick(edges) : end - start + random.below(32) - 16)
     return copy
   },
-  // A chunk twice, or many times.
+  // A chunk repeated twice, or many times.
   (bytes, random) => {
     const chunks = chunksOf(bytes)
     if (chunks.length === 0) return bytes
@@ -76,7 +76,7 @@ const mutations: Mutation[] = [
     const { start, end } = random.pick(chunks)
     return replaceRange(bytes, [start, end], Buffer.alloc(0))
   },
-  // A chunk of another file, or of random bytes under its own name.
+  // A chunk of another file, or random bytes under its own name.
   (bytes, random, others) => {
     const chunks = chunksOf(bytes)
     const other = random.pick(others)
@@ -89,18 +89,18 @@ const mutations: Mutation[] = [
 ]
 
 /**
- * A damaged copy of a file: one to three of bits turned, numbers changed, pieces cut, repeated or exchanged with those of
- * `others`, and chunks of the formats that have them lying about their length, repeated, left out or put elsewhere. The
+ * A damaged copy of a file with one to three kinds of damage: flipped bits, changed numbers, pieces cut, repeated or
+ * replaced by those of `others`, and, in formats with chunks, chunks with a false length, repeated, left out or moved. The
  * same for the same state of `random`.
  */
 export function mutate(bytes: Buffer, random: Random, others: readonly Buffer[]): Buffer {
   let result = bytes
   for (let i = random.below(3); i >= 0; i--) result = random.pick(mutations)(result, random, others)
-  // With right check sums, so that a decoder gets to see the damage.
+  // With correct checksums, so that the decoder gets to see the damage.
   return random.oneIn(2) ? withCheckSums(result) : result
 }
 
-/** Two offsets, the second no more than a tenth of the file behind the first. */
+/** Two offsets, the second at most a tenth of the file after the first. */
 function range(bytes: Buffer, random: Random): [number, number] {
   const start = random.below(bytes.length)
   return [start, start + random.below(Math.ceil(bytes.length / 10) + 1)]
@@ -117,7 +117,7 @@ function writeNumber(bytes: Buffer, { at, bytes: width, littleEndian }: Chunk['l
   else littleEndian ? bytes.writeUInt32LE(number, at) : bytes.writeUInt32BE(number, at)
 }
 
-/** Chunks of PNG, WebP and AVIF, segments of JPEG, entries of TIFF's first directory; none of what else there is. */
+/** Chunks of PNG, WebP and AVIF, segments of JPEG, entries of TIFF's first directory; none of other formats. */
 function chunksOf(bytes: Buffer): Chunk[] {
   const magic = bytes.toString('latin1', 0, 12)
   if (magic.startsWith('\x89PNG')) return walk(bytes, 8, { lengthAt: 0, extra: 12 })
@@ -130,11 +130,11 @@ function chunksOf(bytes: Buffer): Chunk[] {
 
 interface Layout {
   lengthAt: number
-  /** Bytes that the length does not count. */
+  /** Bytes that the length does not include. */
   extra: number
   bytes?: 2 | 4
   littleEndian?: boolean
-  /** Whether chunks begin at even offsets. */
+  /** Whether chunks start at even offsets. */
   even?: boolean
 }
 

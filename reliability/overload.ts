@@ -1,22 +1,22 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { LoadResult } from '../bench/clients.ts'
-import { makeCrops } from '../bench/images.ts'
-import { runScript } from '../bench/script.ts'
+import type { LoadResult } from '../tools/clients.ts'
+import { makeCrops } from '../tools/images.ts'
+import { runScript } from '../tools/script.ts'
+import { Service } from '../tools/service.ts'
 import type { Arrivals } from './arrivals.ts'
 import type { Finding, Scope } from './promise.ts'
-import { Service } from './service.ts'
 
 const TIMES_CAPACITY = 4
-/** Images a request: few connections then carry the load, so that sending it leaves the cores to the service. */
+/** Images per request: a few connections then carry the load, so that sending it takes little processor time. */
 const BATCH = 16
-/** Enough to keep all engines at full batches; each has one request under way. */
+/** Enough for full batches on all engines; each has one request open. */
 const CLIENTS_AT_PEAK = 12
 const DEADLINE_MS = 30_000
 const SAMPLE_EVERY_MS = 2000
 
-/** Four times as many images arrive as the service can do: it does what it can and refuses the rest at once. */
+/** Four times as many images arrive as the service can process: it does what it can and refuses the rest at once. */
 export async function* overload({ long }: Scope): AsyncGenerator<Finding> {
   const seconds = long ? 600 : 45
   const folder = await mkdtemp(join(tmpdir(), 'reliability-'))
@@ -24,14 +24,14 @@ export async function* overload({ long }: Scope): AsyncGenerator<Finding> {
   try {
     const { crops: photos } = await makeCrops(folder, 128)
     const common = { url: service.url, batch: BATCH, photos }
-    const peak = await runScript<LoadResult>('clients.ts', {
+    const peak = await runScript<LoadResult>('tools/clients.ts', {
       ...common,
       ...{ clients: CLIENTS_AT_PEAK, seconds: long ? 30 : 10, 'warm-up': 3 },
     })
     const memory: number[] = []
     const sampling = setInterval(async () => memory.push(await service.memoryMiB()), SAMPLE_EVERY_MS)
     const rate = (TIMES_CAPACITY * peak.imagesPerSecond) / BATCH
-    const seen = await runScript<Arrivals>('../reliability/arrivals.ts', { ...common, rate, seconds })
+    const seen = await runScript<Arrivals>('reliability/arrivals.ts', { ...common, rate, seconds })
     clearInterval(sampling)
     yield* findings(seen, peak.imagesPerSecond, memory.slice(0, Math.floor((seconds * 1000) / SAMPLE_EVERY_MS)))
   } finally {
@@ -50,13 +50,13 @@ function* findings(seen: Arrivals, peak: number, memory: number[]): Generator<Fi
     kept: accepted.requests > 0 && others.length === 0 && accepted.max < DEADLINE_MS,
   }
   yield {
-    promise: `${at}, what is refused is refused at once, and told when to come back`,
+    promise: `${at}, refusals come at once and say when to retry`,
     figure: `p50 ${ms(refused.p50)}, p99 ${ms(refused.p99)}; ${seen.withoutRetryAfter} without Retry-After`,
     kept: refused.requests > 0 && refused.p99 < 1000 && seen.withoutRetryAfter === 0,
   }
   const ratio = seen.imagesPerSecond / peak
   yield {
-    promise: `${at}, it does as much as at its peak`,
+    promise: `${at}, throughput is as high as at its peak`,
     figure: `${seen.imagesPerSecond.toFixed(0)} of ${peak.toFixed(0)} images/s (${ratio.toFixed(2)})`,
     kept: ratio >= 0.95,
   }
@@ -74,7 +74,7 @@ function* findings(seen: Arrivals, peak: number, memory: number[]): Generator<Fi
   }
   yield {
     promise:
-      'when what was accepted is done, a single image takes no longer than twice its idle latency within a second',
+      'within a second after the accepted requests are done, a single image takes at most twice its idle latency',
     figure: `after ${ms(seen.untilIdle)}; idle ${ms(seen.idle)}`,
     kept: seen.untilIdle <= 1000,
   }

@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import sharp from 'sharp'
-import { fixtures, readImages } from '../bench/images.ts'
+import { fixtures, readImages } from '../tools/images.ts'
 
 /** A fixture's bytes, by its path under `test/fixtures`. */
 export function fixture(path: string): Promise<Buffer<ArrayBuffer>> {
@@ -13,7 +13,7 @@ export async function smallPhotos(): Promise<Buffer<ArrayBuffer>[]> {
   return (await readImages(fixtures)).map(({ body }) => Buffer.from(body))
 }
 
-/** One photo in every format that is taken and many of its kinds, a few kilobytes each. */
+/** One photo in every accepted format and many of its variants, a few kilobytes each. */
 export async function smallFiles(): Promise<Buffer[]> {
   const cat = sharp(await fixture('formats/cat.png')).resize(48, 32)
   const animated = sharp(await fixture('formats/animated.gif'), { animated: true }).resize(32, 24)

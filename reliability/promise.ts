@@ -6,13 +6,13 @@ export interface Finding {
   kept: boolean
 }
 
-/** How long and how thorough a run is to be. */
+/** How long and thorough a run should be. */
 export interface Scope {
-  /** The long form, whose results are in the documentation; else the short one, of minutes. */
+  /** The long form, whose results are in the documentation; else the short form, which takes minutes. */
   long: boolean
-  /** Seed of everything that is drawn at random, so that a run can be repeated. */
+  /** Seed of everything random, so that a run can be repeated. */
   seed: number
 }
 
-/** A group of promises that are tried together. Yields findings as they are made; throws only where it cannot try. */
+/** A group of promises that are tried together. Yields findings as they come; throws only if it cannot try them. */
 export type Chapter = (scope: Scope) => AsyncGenerator<Finding>

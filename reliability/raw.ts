@@ -1,7 +1,7 @@
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-/** An answer as it came over the wire. */
+/** An answer as it was received. */
 export interface RawAnswer {
   status: number
   headers: Record<string, string>
@@ -18,13 +18,13 @@ export interface Exchange {
 export interface ExchangeOptions {
   /** Milliseconds between the pieces. */
   pause?: number
-  /** Closes the sending half behind the last piece. */
+  /** Closes the sending half after the last piece. */
   half?: boolean
-  /** Answers, 100 Continue not among them, after which to stop waiting. */
+  /** Number of answers after which to stop waiting, not counting 100 Continue. */
   until?: number
   /** Seconds after which to stop waiting in any case. */
   most?: number
-  /** Whether the answers are to HEAD, and so without a body. */
+  /** Whether the requests are HEAD, so that the answers have no body. */
   head?: boolean
 }
 
@@ -60,7 +60,7 @@ export async function exchange(
   return { answers: answers(), closed, seconds: (performance.now() - start) / 1000 }
 }
 
-/** The answers that are whole. */
+/** The complete answers. */
 function parseAnswers(bytes: Buffer, head: boolean): RawAnswer[] {
   const answers: RawAnswer[] = []
   for (let at = 0; ; ) {

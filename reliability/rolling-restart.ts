@@ -1,39 +1,35 @@
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { freePort } from '../tools/free-port.ts'
+import { Server } from '../tools/server.ts'
+import { isReady, Service } from '../tools/service.ts'
 import type { Finding, Scope } from './promise.ts'
-import { freePort, Service, until } from './service.ts'
 import { inWords, Traffic } from './traffic.ts'
 
 const CLIENTS = 16
 const CONFIGURATION = join(import.meta.dirname, '..', 'deploy', 'haproxy.cfg')
 
-/** Two instances behind HAProxy, as `deploy/haproxy.cfg` has it, are restarted one after the other under load. */
+/** Two instances behind HAProxy with `deploy/haproxy.cfg` are restarted one after the other under load. */
 export async function* rollingRestart({ long }: Scope): AsyncGenerator<Finding> {
   if (spawnSync('haproxy', ['-v']).status !== 0) {
-    console.error('rolling-restart: haproxy is not installed, so this was not tried')
+    console.error('rolling-restart: haproxy is not installed, so this was skipped')
     return
   }
   const rounds = long ? 5 : 1
   const [listen, ...ports] = [await freePort(), await freePort(), await freePort()] as const
   const instances: Service[] = []
-  let proxy: ChildProcess | undefined
+  let proxy: Server | undefined
   try {
     for (const port of ports) instances.push(await Service.start({ port }))
     const [first, second] = ports.map((port) => `127.0.0.1:${port}`)
-    proxy = spawn('haproxy', ['-f', CONFIGURATION], {
-      stdio: 'ignore',
-      env: { ...process.env, NATIVETOK_LISTEN: `127.0.0.1:${listen}`, NATIVETOK_1: first, NATIVETOK_2: second },
-    })
     const url = `http://127.0.0.1:${listen}`
-    await until(
-      () =>
-        fetch(`${url}/health/ready`)
-          .then(({ ok }) => ok)
-          .catch(() => false),
-      10,
-    )
+    proxy = await Server.start({
+      command: ['haproxy', '-f', CONFIGURATION],
+      env: { NATIVETOK_LISTEN: `127.0.0.1:${listen}`, NATIVETOK_1: first, NATIVETOK_2: second },
+      url,
+      started: isReady,
+    })
     const traffic = await Traffic.begin(url, { clients: CLIENTS, batch: 1 })
     const exits: unknown[] = []
     for (let restart = 0; restart < rounds * ports.length; restart++) {
@@ -41,7 +37,7 @@ export async function* rollingRestart({ long }: Scope): AsyncGenerator<Finding> 
       await (instances[which] as Service).stop()
       exits.push(instances[which]?.exit)
       instances[which] = await Service.start({ port: ports[which] as number })
-      // As whoever rolls out waits until the new one is in use before the next goes.
+      // As in a rollout, the new instance must be in use before the next one is stopped.
       await sleep(3000)
     }
     const tally = await traffic.stop()
@@ -51,10 +47,7 @@ export async function* rollingRestart({ long }: Scope): AsyncGenerator<Finding> 
       kept: traffic.failed === 0 && tally.right > 0 && exits.every((code) => code === 0),
     }
   } finally {
-    if (proxy && proxy.exitCode === null) {
-      proxy.kill('SIGTERM')
-      await once(proxy, 'exit')
-    }
+    await proxy?.stop()
     await Promise.all(instances.map((instance) => instance.stop()))
   }
 }

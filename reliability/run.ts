@@ -1,4 +1,4 @@
-// Tries what the service promises, one chapter after the other, and says what was seen of each promise.
+// Tests what the service promises, one chapter after the other, and reports what was seen of each promise.
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { availableParallelism, cpus } from 'node:os'
 import { join } from 'node:path'
@@ -34,19 +34,19 @@ interface Options {
 }
 
 const options = new Command('reliability')
-  .description('Tries what the service promises and prints a table of promises with what was seen.')
-  .option('--long', 'the long form, about an hour', false)
-  .option('--seed <n>', 'of all that is drawn at random', Number, 1)
+  .description('Tests what the service promises and prints a table of the promises and what was seen.')
+  .option('--long', 'the long form, which takes about an hour', false)
+  .option('--seed <n>', 'seed of everything random', Number, 1)
   .addOption(
     new Option('--chapters <list>', Object.keys(chapters).join(', '))
       .default(Object.keys(chapters), 'all')
       .argParser(chapterNames),
   )
-  .option('--out <folder>', 'where to keep the findings, as JSON and Markdown; those of other chapters there stay')
+  .option('--out <folder>', 'for the findings as JSON and Markdown; those of other chapters there are kept')
   .parse()
   .opts<Options>()
 
-/** What a chapter found, as it is kept. */
+/** A chapter's findings, as they are stored. */
 interface Result {
   chapter: string
   date: string
@@ -74,7 +74,7 @@ for (const chapter of options.chapters) {
 console.log(tableOf(results))
 process.exitCode = results.every(({ findings }) => findings.every(({ kept }) => kept)) ? 0 : 1
 
-/** Writes results beside those of chapters that did not run this time. */
+/** Writes the results, and keeps those of chapters that did not run this time. */
 async function keep(results: Result[], folder: string): Promise<void> {
   const file = join(folder, 'results.json')
   const before = await readFile(file, 'utf8').then(

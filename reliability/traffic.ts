@@ -1,34 +1,34 @@
 import { Agent } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { type Call, encodeCalls, send } from '../bench/calls.ts'
-import { fixtures, readImages } from '../bench/images.ts'
+import { type Call, encodeCalls, send } from '../tools/calls.ts'
+import { fixtures, readImages } from '../tools/images.ts'
 
 /** What became of the requests. */
 export interface Tally {
   /** Answered with the tokens that are expected. */
   right: number
-  /** Answered 200 with anything else, or with an error that is no problem of status 5xx. */
+  /** Answered with 200 and anything else, or with an error other than a problem of status 5xx. */
   wrong: number
   /** Answered with a problem, by its status. */
   problems: Record<string, number>
-  /** Not answered: the connection failed, or nothing came. */
+  /** Not answered: the connection failed, or no answer came. */
   unanswered: number
 }
 
-/** A request and the tokens it has to be answered with. */
+/** A request and the tokens that are its right answer. */
 interface Case {
   call: Call
   tokens: number[][]
 }
 
 const PHOTOS = 24
-/** Well past the deadline of a request, so that one which gets no answer by then gets none. */
+/** Well past the deadline of a request, so that no answer can come any more. */
 const UNANSWERED_MS = 90_000
-/** So that clients that are refused at once do not keep the service from its work. */
+/** So that clients that are refused at once do not flood the service. */
 const PAUSE_AFTER_FAILURE_MS = 100
 
-/** Clients that send photos, each its next request when the last is answered, and hold the answers to what they have to be. */
+/** Clients that send photos, each its next request when the last is answered, and check every answer. */
 export class Traffic {
   readonly tally: Tally = { right: 0, wrong: 0, problems: {}, unanswered: 0 }
   readonly #url: string
@@ -37,7 +37,7 @@ export class Traffic {
   #next = 0
   #stopping = false
 
-  /** @param batch photos a request */
+  /** @param batch photos per request */
   static async begin(url: string, options: { clients: number; batch: number }): Promise<Traffic> {
     const photos = (await readImages(fixtures)).slice(0, PHOTOS)
     const alone: number[][] = []
@@ -62,7 +62,7 @@ export class Traffic {
     return wrong + unanswered + Object.values(problems).reduce((sum, count) => sum + count, 0)
   }
 
-  /** Lets what is under way be answered, and sends no more. */
+  /** Sends no more, and waits for the answers that are still due. */
   async stop(): Promise<Tally> {
     this.#stopping = true
     await Promise.all(this.#clients)
@@ -92,7 +92,7 @@ export class Traffic {
   }
 }
 
-/** A tally in words. */
+/** The tally as a sentence. */
 export function inWords({ right, wrong, problems, unanswered }: Tally): string {
   const refused = Object.entries(problems).map(([status, count]) => `${count} answered ${status}`)
   return [`${right} right`, `${wrong} wrong`, ...refused, `${unanswered} not answered`].join(', ')

@@ -3,14 +3,18 @@ import accepts from '@fastify/accepts'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import Fastify, { type FastifyBaseLogger, type FastifyInstance, LogController } from 'fastify'
-import { allowOrigins, identifyClients, limitRate } from './access/access.ts'
 import { ApiKeys } from './access/api-keys.ts'
+import { allowOrigins } from './access/cors.ts'
+import { identifyKeyHolders } from './access/identify.ts'
+import { limitRate } from './access/rate-limit.ts'
 import type { Config } from './config.ts'
 import { InflightBytes } from './http/admission.ts'
 import { addBodyParsers } from './http/bodies.ts'
+import { boundClosing, closeConnections } from './http/connections.ts'
 import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './http/contract.ts'
 import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './http/errors.ts'
 import { addSecurityHeaders } from './http/headers.ts'
+import { readUnreadBodies } from './http/unread-bodies.ts'
 import type { Inference } from './inference/inference.ts'
 import type { Metrics } from './observability/metrics.ts'
 import { logRequests } from './observability/request-log.ts'
@@ -26,7 +30,7 @@ export interface App {
 /**
  * The service on one Fastify instance, not listening yet.
  *
- * @throws Error with a sentence on a file of API keys that cannot be used
+ * @throws Error with a sentence about a file of API keys that cannot be used
  */
 export async function buildApp(options: {
   config: Config
@@ -48,9 +52,9 @@ export async function buildApp(options: {
       const given = request.headers['x-request-id']
       return typeof given === 'string' && /^[\w.:-]{1,128}$/.test(given) ? given : randomUUID()
     },
-    // A draining server still answers on connections that it has.
+    // A draining server still answers on open connections.
     return503OnClosing: false,
-    // Bodies are counted and bounded as they stream; this only ends clients that never finish sending.
+    // Admission limits bodies as they arrive; this only ends clients that never finish sending.
     requestTimeout: (config.requestTimeout * 2 + 5) * 1000,
     http: { headersTimeout: config.requestTimeout * 1000, connectionsCheckingInterval: 1000 },
     bodyLimit: config.bodyLimit,
@@ -61,25 +65,25 @@ export async function buildApp(options: {
   http.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
   })
-  http.addHook('onSend', async (_, reply) => {
-    // A connection that is kept would hold up the end until it times out.
-    if (services.draining) reply.header('connection', 'close')
-  })
+  closeConnections(http, () => services.draining)
+  // The deadline of a request, plus the time to read on after a refusal.
+  boundClosing(http, config.requestTimeout + 5)
   http.addHook('onClose', async () => apiKeys.close())
+  readUnreadBodies(http)
   addSecurityHeaders(http)
-  identifyClients(http, apiKeys)
+  identifyKeyHolders(http, apiKeys)
   logRequests(http, services)
   if (config.otlpEndpoint !== undefined) {
-    // Only then: OpenTelemetry is much to load.
+    // Loaded only when needed: OpenTelemetry is large.
     const { traceRequests } = await import('./observability/tracing.ts')
     traceRequests(http, services, config.otlpEndpoint)
   }
   if (config.corsOrigins !== undefined) await allowOrigins(http, config.corsOrigins)
-  addErrorHandling(http, services)
+  addErrorHandling(http, { contract, draining: () => services.draining, onError: (kind) => metrics.error(kind) })
   await addBodyParsers(http)
   http.setValidatorCompiler(validatorCompiler(contract))
   http.setSchemaErrorFormatter(describeSchemaErrors)
-  // The contract's schemas check answers in the tests; here they would only coerce them in silence.
+  // The tests check answers against the contract; here its schemas would only coerce them silently.
   http.setSerializerCompiler(() => JSON.stringify)
   await http.register(accepts)
   await http.register(swagger, { mode: 'static', specification: { document: structuredClone(contract.document) } })

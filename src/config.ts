@@ -1,35 +1,5 @@
 import { isIP } from 'node:net'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { isApiKey } from './access/api-keys.ts'
-
-/** Everything the service can be told, validated. Durations are seconds, sizes bytes. */
-export interface Config {
-  host: string
-  port: number
-  model: string
-  provider: 'auto' | 'cuda' | 'cpu'
-  devices: number[]
-  engines: number | undefined
-  threads: number | undefined
-  tf32: boolean
-  maxBatch: number | undefined
-  queueLimit: number
-  maxImages: number
-  bodyLimit: number
-  jsonBodyLimit: number
-  inflightLimit: number
-  maxPixels: number
-  requestTimeout: number
-  drainDelay: number
-  apiKey: string | undefined
-  apiKeysFile: string | undefined
-  guard: Guardable[]
-  corsOrigins: string[] | undefined
-  rateLimit: number | undefined
-  trustProxy: string[] | undefined
-  logLevel: string
-  otlpEndpoint: string | undefined
-}
 
 /** What is open to everyone unless a setting closes it. */
 export type Guardable = 'health' | 'metrics'
@@ -44,164 +14,184 @@ interface Setting {
   parse: (text: string) => unknown
 }
 
+/** Every setting of the service, validated. Durations are in seconds, sizes in bytes. */
+export type Config = {
+  [Name in keyof typeof settings]:
+    | ReturnType<(typeof settings)[Name]['parse']>
+    | ((typeof settings)[Name] extends { default: string } ? never : undefined)
+}
+
 const logLevels = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']
 
-const settings: Record<keyof Config, Setting> = {
+const settings = {
   host: { flag: '--host', value: 'address', default: '127.0.0.1', about: 'address to listen on', parse: nonEmpty },
-  port: { flag: '--port', value: 'n', default: '8080', about: 'port; 0 takes a free one', parse: integer(0, 65535) },
+  port: {
+    flag: '--port',
+    value: 'n',
+    default: '8080',
+    about: 'port to listen on; 0 picks a free one',
+    parse: integer(0, 65535),
+  },
   model: {
     flag: '--model',
     value: 'folder',
     default: 'models/nativetok-128',
-    about: 'the bundle to serve',
+    about: 'folder of the bundle to serve',
     parse: nonEmpty,
   },
   provider: {
     flag: '--provider',
     value: 'name',
     default: 'auto',
-    about: 'auto, cuda or cpu; auto takes CUDA where it loads',
+    about: 'auto, cuda or cpu; auto uses CUDA if it loads',
     parse: oneOf(['auto', 'cuda', 'cpu']),
   },
   devices: {
     flag: '--devices',
     value: 'list',
     default: '0',
-    about: 'CUDA devices, one engine each, as in 0,1',
+    about: 'CUDA devices, one engine on each, for example 0,1',
     parse: integerList,
   },
   engines: {
     flag: '--engines',
     value: 'n',
-    about: 'engine processes; unset: one a core, and with CUDA one a device',
+    about: 'engine processes; unset: one per core, with CUDA one per device',
     parse: integer(1, 256),
   },
   threads: {
     flag: '--threads',
     value: 'n',
-    about: 'threads an engine; unset: the cores shared out',
+    about: 'threads per engine; unset: the cores divided by the engines',
     parse: integer(1, 1024),
   },
   tf32: {
     flag: '--tf32',
     value: 'switch',
     default: 'off',
-    about: "on lets CUDA round products to TensorFloat-32 for speed; tokens differ more from the CPU's",
+    about: "on lets CUDA use TensorFloat-32: faster, but tokens differ more from the CPU's",
     parse: onOrOff,
   },
   maxBatch: {
     flag: '--max-batch',
     value: 'n',
-    about: 'most items an engine takes at once; unset: 32, and with CUDA 256',
+    about: 'maximum batch size; unset: 32, with CUDA 256',
     parse: integer(1, 4096),
   },
   queueLimit: {
     flag: '--queue-limit',
     value: 'n',
     default: '4096',
-    about: 'most images and sequences admitted at once; more get 503',
+    about: 'maximum number of images and sequences in the server at once; beyond it requests get 503',
     parse: integer(1, 1_000_000),
   },
   maxImages: {
     flag: '--max-images',
     value: 'n',
     default: '1024',
-    about: 'most images or sequences a request',
+    about: 'maximum number of images or sequences per request',
     parse: integer(1, 1_000_000),
   },
   bodyLimit: {
     flag: '--body-limit',
     value: 'size',
     default: '64MiB',
-    about: 'largest body that is not JSON',
+    about: 'maximum size of a body that is not JSON',
     parse: size,
   },
   jsonBodyLimit: {
     flag: '--json-body-limit',
     value: 'size',
     default: '8MiB',
-    about: 'largest JSON body; parsing JSON stops everything else',
+    about: 'maximum size of a JSON body; while JSON is parsed the server does nothing else',
     parse: size,
   },
   inflightLimit: {
     flag: '--inflight-limit',
     value: 'size',
     default: '512MiB',
-    about: 'most bytes of all bodies held at once; more get 503',
+    about: 'maximum size of all bodies in memory together; beyond it requests get 503',
     parse: size,
   },
   maxPixels: {
     flag: '--max-pixels',
     value: 'n',
     default: '50000000',
-    about: 'most pixels an image, told before it is decoded',
+    about: 'maximum number of pixels per image, checked before it is decoded',
     parse: integer(1, 1_000_000_000),
   },
   requestTimeout: {
     flag: '--request-timeout',
     value: 'seconds',
     default: '30',
-    about: 'deadline of a request, its upload included; an engine gets a third of it for a batch',
+    about: 'deadline of a request, including its upload; an engine has a third of it for a batch',
     parse: seconds(0.1, 3600),
   },
   drainDelay: {
     flag: '--drain-delay',
     value: 'seconds',
     default: '5',
-    about: 'how long a terminated server goes on serving while it says it is not ready',
+    about: 'how long the server keeps serving after SIGTERM while it reports that it is not ready',
     parse: seconds(0, 3600),
   },
   apiKey: {
     flag: '--api-key',
     value: 'key',
-    about: 'key that clients must send; better set in the environment, where no process list shows it',
+    about: 'key that clients must send; set it in the environment, where no process list shows it',
     parse: apiKey,
   },
   apiKeysFile: {
     flag: '--api-keys-file',
     value: 'file',
-    about: 'file of keys, one a line as `key` or `name key`, read again when it changes; instead of one key',
+    about: 'file of keys, one per line as `key` or `name key`, reloaded when it changes; replaces --api-key',
     parse: nonEmpty,
   },
   guard: {
     flag: '--guard',
     value: 'list',
     default: 'none',
-    about: 'what else needs a key: health, metrics or health,metrics',
+    about: 'what else requires a key: health, metrics or health,metrics',
     parse: guardables,
   },
   corsOrigins: {
     flag: '--cors-origins',
     value: 'list',
-    about: 'origins whose pages may call from a browser, as in https://a.example,https://b.example; * is any',
+    about: 'origins whose pages may call the service, for example https://a.example,https://b.example; * allows all',
     parse: origins,
   },
   rateLimit: {
     flag: '--rate-limit',
     value: 'n',
-    about: "requests a minute by one client, told by its key's name or else its address; more get 429",
+    about: 'requests per minute and key holder, or per address without a key; beyond it requests get 429',
     parse: integer(1, 1_000_000),
   },
   trustProxy: {
     flag: '--trust-proxy',
     value: 'list',
-    about: 'addresses and networks of proxies whose `X-Forwarded-For` is believed, as in 10.0.0.0/8',
+    about: 'addresses and networks of proxies whose `X-Forwarded-For` is trusted, for example 10.0.0.0/8',
     parse: networks,
+  },
+  logFormat: {
+    flag: '--log-format',
+    value: 'format',
+    default: 'auto',
+    about: 'text for people, json for programs; auto is text in a terminal and json elsewhere',
+    parse: oneOf(['auto', 'json', 'text']),
   },
   logLevel: {
     flag: '--log-level',
     value: 'level',
     default: 'info',
-    about: logLevels.join(', '),
+    about: `one of ${logLevels.join(', ')}`,
     parse: oneOf(logLevels),
   },
   otlpEndpoint: {
     flag: '--otlp-endpoint',
     value: 'url',
-    about: 'OpenTelemetry collector that gets a trace of every request over HTTP, as in http://localhost:4318',
+    about: 'OpenTelemetry collector that receives a trace of every request, for example http://localhost:4318',
     parse: httpUrl,
   },
-}
+} as const satisfies Record<string, Setting>
 
 /** A setting, or two together, that cannot be used. `message` is a sentence for the person who set it. */
 export class ConfigError extends Error {}
@@ -217,12 +207,12 @@ export class ConfigError extends Error {}
 export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Config {
   const command = new Command('nativetok')
     .description('Serves a NativeTok bundle over HTTP: images to ordered tokens and back.')
-    .helpOption('-h, --help', 'print this and exit')
+    .helpOption('-h, --help', 'print this help and exit')
     .allowExcessArguments(false)
     .configureHelp({ helpWidth: 100 })
     .configureOutput({ writeErr: () => {} })
     .exitOverride()
-  for (const [name, setting] of Object.entries(settings)) command.addOption(option(name, setting, env))
+  for (const [name, setting] of Object.entries<Setting>(settings)) command.addOption(option(name, setting, env))
   try {
     command.parse(args, { from: 'user' })
   } catch (error) {
@@ -234,17 +224,19 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
   requireAtMost(config, 'jsonBodyLimit', 'bodyLimit')
   requireAtMost(config, 'bodyLimit', 'inflightLimit')
   if (config.apiKey !== undefined && config.apiKeysFile !== undefined) {
-    throw new ConfigError('--api-key and --api-keys-file exclude each other: write the key into the file.')
+    throw new ConfigError('--api-key and --api-keys-file cannot be used together: put the key into the file.')
   }
   if (config.guard.length > 0 && config.apiKey === undefined && config.apiKeysFile === undefined) {
-    throw new ConfigError(`--guard ${config.guard} needs --api-key or --api-keys-file: nobody could pass.`)
+    throw new ConfigError(
+      `--guard ${config.guard} needs --api-key or --api-keys-file; without keys nobody could get in.`,
+    )
   }
   return config
 }
 
 /** The README's configuration table, as Markdown. */
 export function settingsTable(): string {
-  const rows = Object.values(settings).map(
+  const rows = Object.values<Setting>(settings).map(
     (s) =>
       `| \`${s.flag} <${s.value}>\` | \`${variable(s)}\` | ${s.default ? `\`${s.default}\`` : 'unset'} | ${s.about} |`,
   )
@@ -278,7 +270,7 @@ type NumberSetting = 'maxImages' | 'queueLimit' | 'jsonBodyLimit' | 'bodyLimit' 
 function requireAtMost(config: Config, low: NumberSetting, high: NumberSetting): void {
   if (config[low] > config[high]) {
     throw new ConfigError(
-      `${settings[low].flag} (${config[low]}) is over ${settings[high].flag} (${config[high]}): such a request could never be served.`,
+      `${settings[low].flag} (${config[low]}) is larger than ${settings[high].flag} (${config[high]}); such a request could never be served.`,
     )
   }
 }
@@ -297,7 +289,7 @@ function seconds(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = Number(text)
     if (!/^\d+(\.\d+)?$/.test(text) || value < min || value > max) {
-      throw new InvalidArgumentError(`It must be seconds from ${min} to ${max}.`)
+      throw new InvalidArgumentError(`It must be a number of seconds from ${min} to ${max}.`)
     }
     return value
   }
@@ -308,22 +300,24 @@ function size(text: string): number {
   const [, count, unit] = /^(\d+)(|KiB|MiB|GiB)$/.exec(text) ?? []
   const bytes = Number(count) * (units[unit ?? ''] ?? Number.NaN)
   if (count === undefined || bytes < 1024 || bytes > 2 ** 36) {
-    throw new InvalidArgumentError('It must be bytes from 1KiB to 64GiB, as in 8388608 or 8MiB.')
+    throw new InvalidArgumentError('It must be a size from 1KiB to 64GiB, for example 8388608 or 8MiB.')
   }
   return bytes
 }
 
 function integerList(text: string): number[] {
-  if (!/^\d{1,3}(,\d{1,3})*$/.test(text)) throw new InvalidArgumentError('It must be device numbers, as in 0,1.')
+  if (!/^\d{1,3}(,\d{1,3})*$/.test(text))
+    throw new InvalidArgumentError('It must be a list of device numbers, for example 0,1.')
   const list = text.split(',').map(Number)
   if (new Set(list).size !== list.length) throw new InvalidArgumentError('It must not name a device twice.')
   return list
 }
 
-function oneOf(choices: string[]): (text: string) => string {
+function oneOf<const T extends string>(choices: readonly T[]): (text: string) => T {
   return (text) => {
-    if (!choices.includes(text)) throw new InvalidArgumentError(`It must be one of ${choices.join(', ')}.`)
-    return text
+    const choice = choices.find((one) => one === text)
+    if (choice === undefined) throw new InvalidArgumentError(`It must be one of ${choices.join(', ')}.`)
+    return choice
   }
 }
 
@@ -336,6 +330,11 @@ function nonEmpty(text: string): string {
   return text
 }
 
+/** Whether a text can be sent in a header unchanged. */
+export function isApiKey(text: string): boolean {
+  return /^[\x21-\x7e]+$/.test(text)
+}
+
 function apiKey(text: string): string {
   if (!isApiKey(text)) throw new InvalidArgumentError('It must be printable ASCII without spaces, and not empty.')
   return text
@@ -343,14 +342,16 @@ function apiKey(text: string): string {
 
 function guardables(text: string): Guardable[] {
   if (text === 'none') return []
-  return text.split(',').map((name) => oneOf(['health', 'metrics'])(name) as Guardable)
+  return text.split(',').map(oneOf(['health', 'metrics']))
 }
 
 function origins(text: string): string[] {
   const list = text.split(',')
   const wrong = list.find((origin) => origin !== '*' && !(isHttp(origin) && new URL(origin).origin === origin))
   if (wrong !== undefined) {
-    throw new InvalidArgumentError('It must be origins, as in https://a.example or http://localhost:3000, or *.')
+    throw new InvalidArgumentError(
+      'It must be a list of origins, for example https://a.example or http://localhost:3000, or *.',
+    )
   }
   return list
 }
@@ -361,14 +362,14 @@ function networks(text: string): string[] {
     const [address = '', bits = '0', ...rest] = network.split('/')
     const most = { 0: -1, 4: 32, 6: 128 }[isIP(address)] ?? -1
     if (rest.length > 0 || !/^\d{1,3}$/.test(bits) || Number(bits) > most) {
-      throw new InvalidArgumentError('It must be addresses or networks, as in 10.0.0.0/8,::1.')
+      throw new InvalidArgumentError('It must be a list of addresses or networks, for example 10.0.0.0/8,::1.')
     }
   }
   return list
 }
 
 function httpUrl(text: string): string {
-  if (!isHttp(text)) throw new InvalidArgumentError('It must be a URL, as in http://localhost:4318.')
+  if (!isHttp(text)) throw new InvalidArgumentError('It must be an HTTP URL, for example http://localhost:4318.')
   return text
 }
 

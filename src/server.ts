@@ -1,7 +1,6 @@
 import './formats/thread-pool.ts'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import closeWithGrace from 'close-with-grace'
 import { CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
@@ -9,15 +8,16 @@ import { type Config, readConfig } from './config.ts'
 import { Inference } from './inference/inference.ts'
 import { createLog, toggleDebug } from './observability/log.ts'
 import { Metrics } from './observability/metrics.ts'
+import { endGracefully } from './shutdown.ts'
 
 await main()
 
-/** Configuration, inference, HTTP, and a graceful end. Whatever keeps it from serving is one sentence and exit code 1. */
+/** Reads the configuration and starts inference and HTTP. If it cannot serve, it prints one sentence and exits with 1. */
 async function main(): Promise<void> {
   let inference: Inference | undefined
   try {
     const config = readConfig(process.argv.slice(2), process.env)
-    const log = createLog(config.logLevel)
+    const log = createLog({ level: config.logLevel, format: config.logFormat })
     process.on('SIGUSR2', () => toggleDebug(log, config.logLevel))
     const metrics = new Metrics()
     inference = await Inference.start({
@@ -29,7 +29,7 @@ async function main(): Promise<void> {
       tf32: config.tf32,
       maxBatch: config.maxBatch,
       queueLimit: config.queueLimit,
-      // A stalled batch is found, its engine replaced and the batch run again within the request's deadline.
+      // Short enough to replace an engine that stalls and run its batch again before the request's deadline.
       timeoutMs: (config.requestTimeout * 1000) / 3,
       log,
       metrics: metrics.inference,
@@ -53,17 +53,16 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
   const { name, model, bundle, provider, providerReason, engines, threads, maxBatch } = inference.info
   log.info({ name, model, bundle, provider, providerReason, engines, threads, maxBatch }, 'serving')
   void inference.lost.then((reason) => {
-    // As any error that nothing catches, it ends the process gracefully, below.
+    // An uncaught error ends the process gracefully, see below.
     throw new Error(reason)
   })
   log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
 
-  // SIGUSR2 is the log's.
-  closeWithGrace({ delay: false, logger: log, skip: ['SIGUSR2'] }, async ({ signal, err }) => {
+  endGracefully(log, async (cause) => {
     services.draining = true
-    if (err) log.fatal({ err }, 'the server has to end')
+    if ('error' in cause) log.fatal({ err: cause.error }, 'shutting down after an error')
     else {
-      log.info({ signal, drainDelay: config.drainDelay }, 'draining')
+      log.info({ signal: cause.signal, drainDelay: config.drainDelay }, 'draining')
       await sleep(config.drainDelay * 1000)
     }
     await http.close()
@@ -75,7 +74,7 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
 function sentenceOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   if ('code' in error && error.code === 'EADDRINUSE')
-    return 'the port is in use by another process; choose one by --port'
+    return 'the port is in use by another process; choose another one with --port'
   return error.message
 }
 

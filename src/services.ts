@@ -5,7 +5,7 @@ import type { Contract } from './http/contract.ts'
 import type { Inference } from './inference/inference.ts'
 import type { Metrics } from './observability/metrics.ts'
 
-/** What the routes stand on. */
+/** What the routes work with. */
 export interface Services {
   config: Config
   apiKeys: ApiKeys
@@ -13,6 +13,6 @@ export interface Services {
   contract: Contract
   metrics: Metrics
   inflight: InflightBytes
-  /** Set when the process was told to end: readiness fails from then on. */
+  /** Set when the process shuts down: readiness fails from then on. */
   draining: boolean
 }

@@ -21,6 +21,7 @@ test('defaults', () => {
     requestTimeout: 30,
     drainDelay: 5,
     guard: [],
+    logFormat: 'auto',
     logLevel: 'info',
   })
 })
@@ -71,9 +72,9 @@ test('an impossible value is refused by name', () => {
     [['--log-level', 'loud'], {}, /--log-level.*silent/],
     [['--guard', 'info'], {}, /--guard.*info.*health, metrics/],
     [['--guard', 'metrics'], {}, /--guard metrics needs --api-key/],
-    [['--api-keys-file', 'keys'], { NATIVETOK_API_KEY: 'key' }, /exclude each other/],
-    [['--cors-origins', 'https://a.example/'], {}, /--cors-origins.*origins, as in/],
-    [['--cors-origins', 'a.example'], {}, /--cors-origins.*origins, as in/],
+    [['--api-keys-file', 'keys'], { NATIVETOK_API_KEY: 'key' }, /cannot be used together/],
+    [['--cors-origins', 'https://a.example/'], {}, /--cors-origins.*list of origins/],
+    [['--cors-origins', 'a.example'], {}, /--cors-origins.*list of origins/],
     [['--trust-proxy', '10.0.0.0/33'], {}, /--trust-proxy.*networks/],
     [['--trust-proxy', 'all'], {}, /--trust-proxy.*networks/],
     [['--rate-limit', '0'], {}, /--rate-limit.*from 1/],

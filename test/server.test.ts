@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
-import { createServer } from 'node:net'
+import { createConnection, createServer } from 'node:net'
 import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
@@ -81,7 +81,7 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
     assert.equal((await fetch(`${base}/health/ready`)).status, 200)
     server.child.kill('SIGTERM')
     await until(() => said(/^draining$/) !== undefined)
-    const expected = { status: 503, kind: 'draining', detail: /draining/ }
+    const expected = { status: 503, kind: 'draining', detail: /shutting down/ }
     await problem(expected, 'GET', '/health/ready', fetch(`${base}/health/ready`))
     assert.equal((await fetch(`${base}/health/live`)).status, 200)
     await encode(base)
@@ -119,6 +119,67 @@ test('what was accepted is finished after the listener has closed', async () => 
     assert.deepEqual(await server.exit, [0, null])
     assert.ok(!isAlive(engine))
   } finally {
+    server.child.kill('SIGKILL')
+  }
+})
+
+test('signals to the whole process group under npm, which passes them on again, lose no accepted request', async () => {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    const flags = ['--model', BUNDLE, '--provider', 'cpu', '--port', '0', '--engines', '1', '--drain-delay', '2']
+    // A group of its own, as a terminal or a supervisor makes one.
+    const npm = spawn('npm', ['start', '--', ...flags], {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'ignore'],
+      detached: true,
+    })
+    try {
+      const lines: { msg?: string; pid?: number }[] = []
+      createInterface(npm.stdout).on('line', (line) => line.startsWith('{') && lines.push(JSON.parse(line)))
+      const said = (pattern: RegExp) => lines.find(({ msg }) => pattern.test(`${msg}`))
+      await until(() => said(/^try: /) !== undefined || npm.exitCode !== null)
+      const base = said(/^listening on /)?.msg?.replace('listening on ', '') as string
+      const engine = Number(said(/^engine ready$/)?.pid)
+      process.kill(engine, 'SIGSTOP')
+      const accepted = Array.from({ length: 8 }, () => encode(base))
+      await until(async () => /images_in_flight 8/.test(await (await fetch(`${base}/metrics`)).text()))
+      process.kill(-(npm.pid as number), signal)
+      await new Promise((resolve) => setTimeout(resolve, 500))
+      if (signal === 'SIGTERM') process.kill(-(npm.pid as number), signal)
+      process.kill(engine, 'SIGCONT')
+      for (const { tokens } of await Promise.all(accepted)) assert.equal(tokens[0]?.length, 128)
+      await until(() => said(/^ended$/) !== undefined)
+    } finally {
+      try {
+        process.kill(-(npm.pid as number), 'SIGKILL')
+      } catch {}
+    }
+  }
+})
+
+test('Ctrl-C pressed again after some seconds ends it at once', async () => {
+  const server = await start('--drain-delay', '60')
+  try {
+    server.child.kill('SIGINT')
+    await until(() => server.said(/^draining$/) !== undefined)
+    server.child.kill('SIGINT')
+    await new Promise((resolve) => setTimeout(resolve, 3500))
+    assert.equal(server.child.exitCode, null)
+    server.child.kill('SIGINT')
+    assert.deepEqual(await server.exit, [1, null])
+  } finally {
+    server.child.kill('SIGKILL')
+  }
+})
+
+test('a connection that has sent nothing does not keep the process', async () => {
+  const server = await start('--drain-delay', '0')
+  const socket = createConnection(Number(new URL(server.base).port), '127.0.0.1').on('error', () => {})
+  try {
+    await once(socket, 'connect')
+    server.child.kill('SIGTERM')
+    assert.deepEqual(await server.exit, [0, null])
+  } finally {
+    socket.destroy()
     server.child.kill('SIGKILL')
   }
 })

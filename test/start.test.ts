@@ -1,20 +1,22 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chmod, cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { promisify } from 'node:util'
 
-const script = join(import.meta.dirname, '..', 'start.sh')
+const root = join(import.meta.dirname, '..')
 let folder: string
 
 /** What start.sh starts, with a `node` in its place that says what it was given. */
 async function started(flags: string[], env: Record<string, string> = {}) {
   const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX, ...rest } = process.env
   const path = [folder, process.env.PATH].join(delimiter)
-  const { stdout } = await promisify(execFile)(script, flags, { env: { ...rest, ...env, PATH: path } })
+  const { stdout } = await promisify(execFile)(join(folder, 'app', 'start.sh'), flags, {
+    env: { ...rest, ...env, PATH: path },
+  })
   return JSON.parse(stdout) as { argv: string[]; preload: string; jemalloc: string; arenas: string }
 }
 
@@ -26,6 +28,9 @@ before(async () => {
   await writeFile(join(folder, 'say.cjs'), say)
   await writeFile(join(folder, 'node'), `#!/bin/sh\nexec "${process.execPath}" "${folder}/say.cjs" "$@"\n`)
   await chmod(join(folder, 'node'), 0o755)
+  // Without node_modules the script takes the node on the path.
+  await mkdir(join(folder, 'app/src'), { recursive: true })
+  for (const file of ['start.sh', 'bin/node', 'src/server.ts']) await cp(join(root, file), join(folder, 'app', file))
 })
 
 after(() => rm(folder, { recursive: true }))
@@ -52,4 +57,11 @@ test('what was set before stays', async () => {
   const set = await started([], { LD_PRELOAD: library, MALLOC_CONF: 'narenas:1', MALLOC_ARENA_MAX: '7' })
   assert.equal(set.preload, alone === '' ? library : `${library}:${alone}`)
   assert.deepEqual([set.jemalloc, set.arenas], ['narenas:1', '7'])
+})
+
+test('the node that npm installed goes before the one on the path', async () => {
+  const { stdout } = await promisify(execFile)(join(root, 'bin/node'), ['--version'], {
+    env: { PATH: '/usr/bin:/bin' },
+  })
+  assert.equal(stdout.trim(), process.version)
 })

@@ -1,6 +1,6 @@
 /**
  * Builds the playground into web/dist: one script, one style sheet, the page, the gallery's photos, and the header that
- * the API documentation shares. `npm ci` runs it; `npm run build` runs it again.
+ * the API documentation shares. `npm start` runs it when a source is newer; `npm run build` runs it by hand.
  */
 import { copyFile, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { basename, extname } from 'node:path'

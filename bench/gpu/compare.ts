@@ -1,6 +1,6 @@
-import { percentile } from '../statistics.ts'
+import { percentile } from '../../tools/statistics.ts'
 
-/** How far the tokens of some images are those expected. A token that differs may turn every one after it. */
+/** How far the tokens of some images are as expected. One that differs may change every token after it. */
 export interface TokenAgreement {
   images: number
   /** Share of all tokens, and of images with all tokens, that are the same. */
@@ -10,14 +10,14 @@ export interface TokenAgreement {
   firstDifference: { least: number; median: number } | null
 }
 
-/** How far pixels are those expected, of 255. */
+/** How far pixels are as expected, of 255. */
 export interface PixelAgreement {
   valuesEqual: number
   mean: number
   largest: number
 }
 
-/** @param length tokens an image; both hold `[M,length]`, M at least 1 */
+/** @param length tokens per image; both hold `[M,length]`, M at least 1 */
 export function compareTokens(expected: Uint16Array, found: Uint16Array, length: number): TokenAgreement {
   const images = expected.length / length
   const equal = expected.filter((id, i) => id === found[i]).length

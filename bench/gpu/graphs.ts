@@ -12,11 +12,11 @@ import { comparePixels, compareTokens, type PixelAgreement, type TokenAgreement 
 /** One batch size. */
 export interface GraphResult {
   batch: number
-  /** Mean of a run, by graph; copies to and from the device are in it. */
+  /** Mean of a run, by graph, including copies to and from the device. */
   milliseconds: GraphTimings
   encodeImagesPerSecond: number
   decodeImagesPerSecond: number
-  /** Of the time to encode, the part in the `mocet` graphs. */
+  /** Share of the encoding time spent in the `mocet` graphs. */
   mocetShare: number
 }
 
@@ -25,7 +25,7 @@ export interface GraphsResult {
   bundle: string
   provider: Provider
   graphs: GraphResult[]
-  /** Beside the CPU: tokens at the first and the last batch size; pixels of the CPU's tokens. */
+  /** Compared with the CPU: tokens at the first and the last batch size; pixels of the CPU's tokens. */
   tokens: ({ batch: number } & TokenAgreement)[]
   pixels: PixelAgreement
 }
@@ -59,7 +59,7 @@ const images = Uint8Array.from(await readFile(pixelsFile))
 const count = images.length / imageBytes
 
 try {
-  // First, since it is what may not start.
+  // First, because it is the one that may fail to start.
   const engine = await start(provider, largest)
   const cpu = await start('cpu', planBatches('cpu').max)
   const expected = await encodeAll(cpu, planBatches('cpu').max)
@@ -79,7 +79,7 @@ try {
   console.log(JSON.stringify(result))
 } catch (error) {
   console.error(`graphs: ${(error as Error).message}`)
-  // An engine that is still there would keep this process.
+  // A running engine would keep this process alive.
   process.exit(1)
 }
 
@@ -112,7 +112,7 @@ async function measure(engine: Engine, batch: number, tokens: Int32Array): Promi
   }
 }
 
-/** Runs again and again until the time is up, on images from `first` on, once beforehand without counting. */
+/** Runs repeatedly until the time is up, on images from `first` on, after one run that does not count. */
 async function meanTimes(run: (first: number) => Promise<{ timings: GraphTimings }>): Promise<GraphTimings> {
   await run(0)
   const total: GraphTimings = {}
@@ -144,7 +144,7 @@ async function decodeAll(engine: Engine, tokens: Uint16Array, batch: number): Pr
   return pixels
 }
 
-/** Fills `into` with rows of `from`, beginning with row `first` and again with row 0 after the last. */
+/** Fills `into` with rows of `from`, from row `first` on, and from row 0 again after the last. */
 function rowsOf<Numbers extends Uint8Array | Int32Array>(
   into: Numbers,
   from: Numbers,

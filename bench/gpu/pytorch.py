@@ -1,4 +1,4 @@
-"""NativeTok in PyTorch on one device, eager or compiled: images a second by batch. Prints JSON; run.py starts it."""
+"""NativeTok in PyTorch on one device, eager or compiled: images per second by batch. Prints JSON; run.py starts it."""
 
 import argparse
 import json
@@ -66,7 +66,7 @@ def _functions(
 
 
 def _rate(run: Callable[[Tensor], Tensor], rows: Tensor, batch: int, seconds: float) -> float:
-    """Rows a second of `run` on batches of them; what it returns is in the host's memory, so it is done by then."""
+    """Rows per second of `run` on batches; its results are in the host's memory, so it is done when it returns."""
     inputs = rows[torch.arange(batch) % len(rows)]
     for _ in range(3):
         run(inputs)

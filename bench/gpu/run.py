@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace, images: NDArray[np.uint8], folder: Path) -
 def measure_service(args: argparse.Namespace, images: NDArray[np.uint8], photos: Path) -> list[dict[str, Any]]:
     """Load the service over HTTP with JPEG photos of images uint8 [M, H, W, 3], and with the tokens it gave for them.
 
-    By one client; by so many that a full batch waits while another runs; and by a few that send full batches.
+    One client; enough clients for a full batch to wait while another runs; and a few that send full batches.
     """
     photos.mkdir()
     for i, image in enumerate(images):
@@ -116,13 +116,13 @@ def measure_service(args: argparse.Namespace, images: NDArray[np.uint8], photos:
             for clients, batch in ((1, 1), (2 * largest, 1), (4, largest)):
                 load = {"url": url, "route": route, "clients": clients, "batch": batch, "photos": photos}
                 flags = [f"--{name}={value}" for name, value in {**load, "seconds": args.seconds}.items()]
-                results.append(_json([str(NODE), str(ROOT / "bench/clients.ts"), *flags]))
+                results.append(_json([str(NODE), str(ROOT / "tools/clients.ts"), *flags]))
     return results
 
 
 @contextmanager
 def _server(args: argparse.Namespace, max_batch: int) -> Iterator[str]:
-    """The service on a free port, warm; its URL."""
+    """Start the service on a free port, wait until it is ready, and give its URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -152,7 +152,7 @@ def _ready(url: str) -> bool:
 
 
 def _compiled(peer: list[str]) -> dict[str, Any]:
-    """PyTorch compiled, or why it was not: that must not take the other figures with it."""
+    """PyTorch compiled, or why it failed: the other figures must not be lost with it."""
     try:
         run = subprocess.run([*peer, "--compiled"], stdout=subprocess.PIPE, text=True, timeout=COMPILE_SECONDS)
     except subprocess.TimeoutExpired:
@@ -161,7 +161,7 @@ def _compiled(peer: list[str]) -> dict[str, Any]:
 
 
 def _json(command: list[str]) -> Any:
-    """What a command prints. Ends this process when the command fails, which has said why by then."""
+    """What a command prints. Ends this process if the command fails; the command has said why."""
     print("$", *command, file=sys.stderr)
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if run.returncode != 0:
@@ -186,7 +186,7 @@ def _target(what: str, ratio: float, at_least: float) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The results as a page to read."""
+    """The results as a Markdown page."""
     on_gpu = results["provider"] == "cuda"
     machine = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     lines = [
@@ -206,7 +206,7 @@ def markdown(results: dict[str, Any]) -> str:
     for row in results["graphs"]["graphs"]:
         times = " | ".join(f"{row['milliseconds'][name]:.2f}" for name in names)
         lines.append(f"| {row['batch']} | {times} | {row['mocetShare']:.0%} |")
-    lines += ["", "## Beside the CPU's tokens", ""]
+    lines += ["", "## Compared with the CPU's tokens", ""]
     lines += ["| batch | tokens equal | images equal | first difference: least, median |", "| --- | --- | --- | --- |"]
     for row in results["graphs"]["tokens"]:
         first = row["firstDifference"]
@@ -219,7 +219,10 @@ def markdown(results: dict[str, Any]) -> str:
         f"{pixels['mean']:.5f}, largest {pixels['largest']}, of 255. PyTorch eager on the same device: "
         f"{results['eager']['tokensEqual']:.4%} of the tokens equal.",
         *("", "## The service over HTTP", ""),
-        *("| route | clients | images a request | images a second | p50, ms | p99, ms | errors |", "| --- " * 7 + "|"),
+        *(
+            "| route | clients | images per request | images per second | p50, ms | p99, ms | errors |",
+            "| --- " * 7 + "|",
+        ),
     ]
     for row in results["service"]:
         latency = " | ".join(f"{row['latencyMs'][name]:.1f}" for name in ("p50", "p99"))
@@ -230,9 +233,9 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _rates(results: dict[str, Any], route: str) -> list[str]:
-    """Images a second by batch."""
+    """Images per second by batch."""
     key, compiled = f"{route}ImagesPerSecond", results["compiled"]
-    lines = ["", f"## {route.capitalize()}, images a second", ""]
+    lines = ["", f"## {route.capitalize()}, images per second", ""]
     lines += ["| batch | graphs | PyTorch eager | PyTorch compiled | graphs over eager |", "| --- " * 5 + "|"]
     for i, (ours, eager) in enumerate(zip(results["graphs"]["graphs"], results["eager"]["batches"], strict=True)):
         if compiled is None:

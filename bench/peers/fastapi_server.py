@@ -35,7 +35,7 @@ Body = Annotated[bytes, Depends(body_of)]
 
 
 class Batcher:
-    """Gathers single items into batches: the next one holds what came while the last one ran."""
+    """Gathers single items into batches: each holds what arrived while the one before ran."""
 
     def __init__(self, run: Callable[[list[Any]], Any]) -> None:
         self._run = run
@@ -96,7 +96,7 @@ def batching_app() -> FastAPI:
 
 
 def start(batch: int) -> tuple[FastAPI, Model]:
-    """An application that says it is alive, and a model warmed up for batches of this size."""
+    """An application with a liveness route, and a model warmed up for batches of this size."""
     model = Model(Path(os.environ["MODEL"]))
     model.warm_up(batch)
     app = FastAPI()

@@ -4,7 +4,7 @@ import { parseArgs } from 'node:util'
 import Fastify from 'fastify'
 import { decodeImage } from '../../src/formats/decode-image.ts'
 import { encodeImage } from '../../src/formats/encode-image.ts'
-import { Model } from '../model.ts'
+import { Model } from './model.ts'
 
 const { values } = parseArgs({
   options: {
@@ -20,12 +20,10 @@ const http = Fastify()
 http.addContentTypeParser(/^image\//, { parseAs: 'buffer' }, async (_: unknown, bytes: Buffer) => bytes)
 http.post<{ Body: Buffer }>('/encode', async ({ body }) => {
   const pixels = await decodeImage(body, { size, maxPixels: Number.MAX_SAFE_INTEGER })
-  const rows = await model.tokens(await model.latents([pixels]))
-  return { tokens: rows.map((row) => Array.from(row)) }
+  return { tokens: [await model.encode(pixels)] }
 })
 http.post<{ Body: { tokens: number[] } }>('/decode', async ({ body }, reply) => {
-  const [pixels] = await model.decode([body.tokens])
-  return reply.type('image/png').send(await encodeImage(pixels as Uint8Array, size, 'png', 0))
+  return reply.type('image/png').send(await encodeImage(await model.decode(body.tokens), size, 'png', 0))
 })
 http.get('/health/live', async () => ({ status: 'live' }))
 await http.listen({ host: '127.0.0.1', port: Number(values.port) })

@@ -1,4 +1,4 @@
-"""The bundle's graphs in ONNX Runtime, and image files to pixels and back in Pillow: what the Python peers share."""
+"""The bundle's graphs in ONNX Runtime, and Pillow for image files: what the Python peers share."""
 
 import io
 import json
@@ -15,10 +15,10 @@ class Model:
         manifest = json.loads((folder / "manifest.json").read_text())
         self.image_size: int = manifest["image"]["size"]
         self.length: int = manifest["tokens"]["length"]
-        # The decoder takes this id for a token that is not there.
+        # The decoder takes this id for an absent token.
         self._absent: int = manifest["codebook"]["size"]
         options = SessionOptions()
-        options.intra_op_num_threads = 1  # there is a worker a core
+        options.intra_op_num_threads = 1  # one worker per core
 
         def load(name: str) -> InferenceSession:
             return InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])

@@ -18,7 +18,7 @@ MAX_BATCH = 32
 WAIT_SECONDS = 0.01
 
 
-# More ongoing requests than a batch holds, as the documentation asks, and so many that none is refused.
+# More ongoing requests than a batch holds, as the documentation requires, and enough that none is refused.
 @serve.deployment(max_ongoing_requests=512)
 class NativeTok:
     def __init__(self, folder: Path) -> None:

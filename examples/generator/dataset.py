@@ -1,4 +1,4 @@
-"""Photos as sequences of tokens, for a training loop in PyTorch: the running service tokenizes them, once.
+"""A PyTorch dataset of token sequences: a running service tokenizes a folder of photos once.
 
 python examples/generator/dataset.py PHOTOS --length 32
 """
@@ -20,19 +20,20 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff"}
 
 
 class TokenDataset(Dataset[Tensor]):
-    """The tokens int64 [length] of each photo in a folder, in the order of their names.
+    """The tokens int64 [length] of each photo in a folder, ordered by file name.
 
-    What was tokenized is kept in `cache`, by the model's digest, and asked for again only under another model.
+    Tokens are cached in `cache` by the model's digest, so photos are tokenized again only for another model.
     """
 
     def __init__(self, folder: Path, length: int, cache: Path, url: str = "http://localhost:8080", batch: int = 64):
-        """Tokenize the folder's photos, `batch` a request.
+        """Tokenize the folder's photos, `batch` per request.
 
-        Raises RuntimeError with the service's own words when it refuses, FileNotFoundError for a folder without photos.
+        Raises FileNotFoundError if the folder has no photos, and RuntimeError with the service's message if it refuses
+        a request or if the cache does not match the folder.
         """
         photos = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
         if not photos:
-            raise FileNotFoundError(f"no photo in {folder}")
+            raise FileNotFoundError(f"no photos in {folder}")
         with urllib.request.urlopen(f"{url}/info") as answer:
             self.model: str = json.load(answer)["model"]
         file = cache / f"{folder.name}-{length}-{self.model[:16]}.npy"
@@ -43,10 +44,10 @@ class TokenDataset(Dataset[Tensor]):
             np.save(file, tokens)
         self.tokens = torch.from_numpy(np.load(file).astype(np.int64))
         if len(self.tokens) != len(photos):
-            raise RuntimeError(f"{file} holds {len(self.tokens)} photos, {folder} {len(photos)}: delete it")
+            raise RuntimeError(f"{file} has tokens of {len(self.tokens)} photos, {folder} has {len(photos)}: delete it")
 
     def __len__(self) -> int:
-        """How many photos there are."""
+        """The number of photos."""
         return len(self.tokens)
 
     def __getitem__(self, i: int) -> Tensor:
@@ -55,7 +56,7 @@ class TokenDataset(Dataset[Tensor]):
 
 
 def encode(url: str, photos: list[Path], length: int) -> np.ndarray:
-    """Tokens uint16 [N, length] of photo files, from the service."""
+    """Tokenize photo files with the service: uint16 [N, length]."""
     boundary = uuid.uuid4().hex
     body = io.BytesIO()
     for photo in photos:
@@ -68,21 +69,21 @@ def encode(url: str, photos: list[Path], length: int) -> np.ndarray:
         with urllib.request.urlopen(request) as answer:
             return np.load(io.BytesIO(answer.read()))
     except urllib.error.HTTPError as error:
-        raise RuntimeError(f"{photos[0]} and those after it: {json.load(error)['detail']}") from None
+        raise RuntimeError(f"request that starts with {photos[0]}: {json.load(error)['detail']}") from None
 
 
 def main() -> None:
-    """Run the command line: tokenizes a folder and shows a batch."""
+    """Run the command line: tokenize a folder and show a batch."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="a folder of photos")
-    parser.add_argument("--length", type=int, default=32, help="tokens a photo (default 32)")
-    parser.add_argument("--cache", type=Path, default=Path("tokens"), help="where to keep them (default tokens)")
-    parser.add_argument("--url", default="http://localhost:8080", help="the service (default %(default)s)")
+    parser.add_argument("--length", type=int, default=32, help="tokens per photo (default 32)")
+    parser.add_argument("--cache", type=Path, default=Path("tokens"), help="folder for cached tokens (default tokens)")
+    parser.add_argument("--url", default="http://localhost:8080", help="URL of the service (default %(default)s)")
     options = parser.parse_args()
 
     data = TokenDataset(options.folder, options.length, options.cache, options.url)
     batch = next(iter(DataLoader(data, batch_size=min(8, len(data)), shuffle=True)))
-    print(f"{len(data)} photos of model {data.model[:16]}, in batches such as {list(batch.shape)} {batch.dtype}")
+    print(f"{len(data)} photos, tokens of model {data.model[:16]}; a batch is {list(batch.shape)} {batch.dtype}:")
     print(batch[:2])
 
 

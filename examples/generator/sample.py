@@ -1,4 +1,4 @@
-"""Samples an image of a class and lets the running service draw it while it grows, into an animation.
+"""Samples tokens for a class and has a running service decode each growing prefix, as an animation.
 
 python examples/generator/sample.py --label sunflowers --out sunflowers.webp
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from nativetok.generator import Generator, load_generator
+from study.generator import Generator, load_generator
 
 RELEASED = Path(__file__).parent / "generator.safetensors"
 FRAME_MS = 80
@@ -22,9 +22,9 @@ LAST_FRAME_MS = 2000
 
 
 def frames(generator: Generator, label: int, url: str, temperature: float, seed: int) -> Iterator[Image.Image]:
-    """Draw one sequence token by token and yield what the service shows of it after each.
+    """Sample one sequence token by token and yield the service's picture of each prefix.
 
-    Raises SystemExit with the service's own words when it refuses.
+    Raises SystemExit with the service's message if it refuses a request.
     """
     random = torch.Generator().manual_seed(seed)
     tokens: list[int] = []
@@ -34,7 +34,7 @@ def frames(generator: Generator, label: int, url: str, temperature: float, seed:
 
 
 def decode(url: str, tokens: list[int]) -> Image.Image:
-    """The picture that the service draws of a sequence, whole or still growing."""
+    """Have the service decode a sequence of any length."""
     body = json.dumps({"tokens": tokens}).encode()
     request = urllib.request.Request(f"{url}/decode?format=png", body, {"Content-Type": "application/json"})
     try:
@@ -45,14 +45,14 @@ def decode(url: str, tokens: list[int]) -> Image.Image:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line: write the animation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=RELEASED, help="a generator's (default: the released one's)")
-    parser.add_argument("--label", required=True, help="what to draw; `list` names what there is")
-    parser.add_argument("--out", type=Path, help="the animation, .webp or .gif (default LABEL.webp)")
-    parser.add_argument("--url", default="http://localhost:8080", help="the service (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="lower is more usual (default 0.8)")
-    parser.add_argument("--seed", type=int, default=0, help="another gives another picture (default 0)")
+    parser.add_argument("--weights", type=Path, default=RELEASED, help="generator weights (default: the released ones)")
+    parser.add_argument("--label", required=True, help="what to draw; `list` prints all labels")
+    parser.add_argument("--out", type=Path, help="file for the animation, .webp or .gif (default LABEL.webp)")
+    parser.add_argument("--url", default="http://localhost:8080", help="URL of the service (default %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="lower is less varied (default 0.8)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives another picture (default 0)")
     options = parser.parse_args()
 
     generator = load_generator(options.weights)

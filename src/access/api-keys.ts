@@ -2,12 +2,13 @@ import { createHash, timingSafeEqual } from 'node:crypto'
 import { readFileSync, unwatchFile, watchFile } from 'node:fs'
 import type { IncomingHttpHeaders } from 'node:http'
 import type { FastifyBaseLogger } from 'fastify'
+import { isApiKey } from '../config.ts'
 
 const POLL_MS = 1000
 
 interface Key {
-  /** Who holds it. Keys of one client, as while one replaces another, share the name. */
-  client: string
+  /** Who holds it. Someone can hold several keys, for example while a new one replaces an old one. */
+  holder: string
   digest: Buffer
 }
 
@@ -17,24 +18,24 @@ export class ApiKeys {
   readonly #file: string | undefined
 
   /**
-   * @param options one key, a file of keys, or neither: then everyone is welcome
-   * @throws Error with a sentence about the file, when it cannot be used
+   * @param options one key, a file of keys, or neither, which lets everyone in
+   * @throws Error with a sentence about the file if it cannot be used
    */
   constructor(options: { apiKey?: string | undefined; apiKeysFile?: string | undefined }, log: FastifyBaseLogger) {
     const { apiKey, apiKeysFile: file } = options
     this.#file = file
     if (file === undefined) {
-      this.#keys = apiKey === undefined ? [] : [{ client: 'api-key', digest: digest(apiKey) }]
+      this.#keys = apiKey === undefined ? [] : [{ holder: 'api-key', digest: digest(apiKey) }]
       return
     }
     this.#keys = readKeys(file)
-    // By polling, which follows the symbolic links that Kubernetes swaps when a mounted secret changes.
+    // Polling follows the symbolic links that Kubernetes swaps when a mounted secret changes.
     watchFile(file, { interval: POLL_MS, persistent: false }, () => {
       try {
         this.#keys = readKeys(file)
-        log.info({ clients: [...new Set(this.#keys.map(({ client }) => client))] }, 'API keys read again')
+        log.info({ keyHolders: [...new Set(this.#keys.map(({ holder }) => holder))] }, 'API keys reloaded')
       } catch (error) {
-        log.error(`${(error as Error).message}; the API keys from before stay valid`)
+        log.error(`${(error as Error).message}; the previous API keys stay valid`)
       }
     })
   }
@@ -44,24 +45,19 @@ export class ApiKeys {
     return this.#keys.length > 0
   }
 
-  /** The client whose key the request carries, as bearer token or as `x-api-key`. */
-  clientOf(headers: IncomingHttpHeaders): string | undefined {
+  /** The holder of the key that the request carries, as a bearer token or as `x-api-key`. */
+  holderOf(headers: IncomingHttpHeaders): string | undefined {
     const given = headers['x-api-key'] ?? /^bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1]
     if (typeof given !== 'string') return undefined
     const wanted = digest(given)
-    // All are compared, so that the time tells nothing of which one, if any, it was.
-    return this.#keys.filter((key) => timingSafeEqual(key.digest, wanted))[0]?.client
+    // All are compared, so that the time taken does not reveal which one matched, if any.
+    return this.#keys.filter((key) => timingSafeEqual(key.digest, wanted))[0]?.holder
   }
 
-  /** Watches the file no more. */
+  /** Stops watching the file. */
   close(): void {
     if (this.#file !== undefined) unwatchFile(this.#file)
   }
-}
-
-/** Whether it can be sent in a header, as it is. */
-export function isApiKey(text: string): boolean {
-  return /^[\x21-\x7e]+$/.test(text)
 }
 
 function readKeys(file: string): Key[] {
@@ -74,18 +70,18 @@ function readKeys(file: string): Key[] {
   const keys = text.split('\n').flatMap((line, index) => {
     const words = line.trim().split(/\s+/)
     if (words[0] === '' || words[0]?.startsWith('#')) return []
-    const [client, key = ''] = words.length === 1 ? [`line-${index + 1}`, words[0]] : words
+    const [holder, key = ''] = words.length === 1 ? [`line-${index + 1}`, words[0]] : words
     // No message may show what could be a key.
-    if (words.length > 2 || !isApiKey(key) || !/^[\w.:-]{1,64}$/.test(client as string)) {
+    if (words.length > 2 || !isApiKey(key) || !/^[\w.:-]{1,64}$/.test(holder as string)) {
       throw new Error(`line ${index + 1} of ${file} is neither \`key\` nor \`name key\``)
     }
-    return [{ client: client as string, digest: digest(key) }]
+    return [{ holder: holder as string, digest: digest(key) }]
   })
   if (keys.length === 0) throw new Error(`${file} holds no API key`)
   return keys
 }
 
-// Of one length, which timingSafeEqual demands.
+// All of the same length, which timingSafeEqual requires.
 function digest(text: string): Buffer {
   return createHash('sha256').update(text).digest()
 }

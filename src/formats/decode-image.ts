@@ -1,4 +1,13 @@
-import sharp from 'sharp'
+import sharp, { type Sharp, type SharpOptions } from 'sharp'
+import { hasBrands, readAvif } from './avif.ts'
+import { isGif, withTransparency } from './gif.ts'
+import { damaged, ImageError, kindNotTaken, noImage, notTaken } from './image-error.ts'
+import { isJpeg, jpegNotDecoded } from './jpeg.ts'
+import { otherFormat } from './other-formats.ts'
+import { isPng, pngSize, readPng, withProfile } from './png.ts'
+import { isTiff, readTiff, tiffSize } from './tiff.ts'
+
+export { ImageError } from './image-error.ts'
 
 /** What to bring images to, and what is too large to open. The rest of the preparation is the bundle format's. */
 export interface DecodeOptions {
@@ -6,16 +15,6 @@ export interface DecodeOptions {
   size: number
   /** Most pixels an image may have. Told from its header, before it is decoded. */
   maxPixels: number
-}
-
-/** What keeps an image from becoming pixels. `message` continues a sentence that names the image. */
-export class ImageError extends Error {
-  readonly reason: 'undecodable' | 'unsupported' | 'too-many-pixels'
-
-  constructor(reason: ImageError['reason'], message: string) {
-    super(message)
-    this.reason = reason
-  }
 }
 
 // libvips would open SVG, PDF and whatever else it was built with. Only these six are anybody's photos.
@@ -34,25 +33,23 @@ sharp.unblock({
 sharp.concurrency(1)
 sharp.cache(false)
 
-const taken = 'JPEG, PNG, WebP, AVIF, GIF and TIFF are taken'
+/** The longest side that libpng opens, and the longest that libvips resizes to. */
+const [longestSide, longestResized] = [1_000_000, 100_000_000]
 
-/** Files that people do send as images, told apart from garbage by the bytes at an offset, to be refused by name. */
-const refused: [name: string, offset: number, signature: string][] = [
-  ['PDF', 0, '%PDF-'],
-  ['BMP', 0, 'BM'],
-  ['ICO', 0, '\0\0\x01\0'],
-  ['HEIC', 4, 'ftyphe'],
-  ['HEIC', 4, 'ftypmif1'],
-  ['JPEG XL', 0, '\xff\x0a'],
-  ['JPEG XL', 4, 'JXL '],
-  ['JPEG 2000', 4, 'jP  '],
-  ['PSD', 0, '8BPS'],
-]
-const svg = /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]/i
+/** How a file becomes pixels. */
+type Plan =
+  /** At once, as nearly all do. */
+  | { way: 'direct'; bytes: Buffer }
+  /** By a PNG of 8 bits in the file's own colour space, without the last band where that is no alpha. */
+  | { way: 'in 8 bits'; bytes: Buffer; grey: boolean; extraBand: boolean }
+  /** By a PNG of the model's size that has the given profile. */
+  | { way: 'with a profile'; bytes: Buffer; deep: boolean; profile: Buffer }
+  /** From floating-point samples. */
+  | { way: 'from floats'; bytes: Buffer; grey: boolean; profile?: Buffer }
 
 /**
  * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
- * side resized by lanczos3 and the centre cropped.
+ * side resized by lanczos3 and the centre cropped. `docs/images.md` says which kinds are taken and how.
  *
  * @returns uint8 [size, size, 3], C order
  * @throws ImageError
@@ -60,38 +57,141 @@ const svg = /^\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)
 export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promise<Buffer> {
   if (bytes.length === 0) throw new ImageError('undecodable', 'is empty')
   try {
-    // libvips holds the header's dimensions against the limit before it decodes anything.
-    return await sharp(bytes, { limitInputPixels: options.maxPixels, failOn: 'error', autoOrient: true })
-      .flatten({ background: '#ffffff' })
-      .resize(options.size, options.size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
-      .toColourspace('srgb')
-      .raw({ depth: 'uchar' })
-      .toBuffer()
-  } catch {
-    throw await reasonOf(bytes, options.maxPixels)
+    const plan = planOf(bytes)
+    switch (plan.way) {
+      case 'direct':
+        return await toPixels(open(plan.bytes, options), options)
+      case 'in 8 bits':
+        return await toPixels(open(await inEightBits(plan, options), options), options)
+      case 'with a profile': {
+        const png = fitted(open(plan.bytes, options), options)
+          .toColourspace(plan.deep ? 'rgb16' : 'srgb')
+          .png()
+        return await decodeImage(withProfile(await png.toBuffer(), plan.profile), ofModelSize(options))
+      }
+      case 'from floats':
+        return await fromFloats(plan, options)
+    }
+  } catch (error) {
+    throw error instanceof ImageError ? error : await reasonOf(bytes, options)
   }
+}
+
+/** What is asked of the header, which costs nothing for a JPEG and microseconds for the others. */
+function planOf(bytes: Buffer): Plan {
+  if (isPng(bytes)) {
+    const { deepProfile, grey, bytes: file } = readPng(bytes)
+    return deepProfile ? { way: 'in 8 bits', bytes: file, grey, extraBand: false } : { way: 'direct', bytes: file }
+  }
+  if (isTiff(bytes)) {
+    const { float, extraBand, deep, grey, profile } = readTiff(bytes)
+    if (float) return { way: 'from floats', bytes, grey, ...(profile && { profile }) }
+    if (extraBand || (deep && profile)) return { way: 'in 8 bits', bytes, grey, extraBand }
+    return { way: 'direct', bytes }
+  }
+  if (isGif(bytes)) return { way: 'direct', bytes: withTransparency(bytes) }
+  if (hasBrands(bytes)) {
+    const { deep, hasProfile, profile, bytes: file } = readAvif(bytes)
+    if (profile) return { way: 'with a profile', bytes: file, deep, profile }
+    if (deep && hasProfile) return { way: 'in 8 bits', bytes: file, grey: false, extraBand: false }
+    return { way: 'direct', bytes: file }
+  }
+  return { way: 'direct', bytes }
+}
+
+/** For an intermediate file of the model's size, which may have more pixels than the limit on what is sent. */
+function ofModelSize({ size }: DecodeOptions): DecodeOptions {
+  return { size, maxPixels: size * size }
+}
+
+/** libvips holds the header's dimensions against the limit before it decodes anything. */
+function open(bytes: Buffer, { maxPixels }: DecodeOptions, special: SharpOptions = {}): Sharp {
+  return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true, ...special })
+}
+
+function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
+  return image.resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
+}
+
+function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
+  const flat = image.flatten({ background: '#ffffff' })
+  return fitted(flat, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
+}
+
+/**
+ * sharp brings 16-bit RGB that has a profile to Display P3 and ignores the profile of 16-bit grey. It takes every second or
+ * fourth band for alpha. What comes out of here is the 8-bit form of the file, which then goes the usual way.
+ *
+ * It keeps its orientation: sharp 0.35.5 frees the profile that it is to keep when it turns a picture upright.
+ */
+function inEightBits(
+  plan: { bytes: Buffer; grey: boolean; extraBand: boolean },
+  options: DecodeOptions,
+): Promise<Buffer> {
+  const image = open(plan.bytes, options, { autoOrient: false })
+    .keepIccProfile()
+    .keepExif()
+    .toColourspace(plan.grey ? 'b-w' : 'srgb')
+  return (plan.extraBand ? image.removeAlpha() : image).png({ compressionLevel: 0 }).toBuffer()
+}
+
+/**
+ * Floating-point samples of 0 to 1 as such. libvips would take them for linear light (RGB) or for 0 to 255 (grey).
+ *
+ * @throws ImageError when they go well beyond 0 to 1, so that nobody can know what they mean
+ */
+async function fromFloats(
+  plan: { bytes: Buffer; grey: boolean; profile?: Buffer },
+  options: DecodeOptions,
+): Promise<Buffer> {
+  const { size } = options
+  const space = plan.grey ? 'srgb' : 'scrgb'
+  const { data, info } = await fitted(open(plan.bytes, options, { ignoreIcc: true }), options)
+    .pipelineColourspace(space)
+    .toColourspace(space)
+    .raw({ depth: 'float' })
+    .toBuffer({ resolveWithObject: true })
+  const samples = new Float32Array(data.buffer, data.byteOffset, data.length / 4)
+  // Resizing itself goes a little beyond.
+  if (!samples.every((value) => value > -1 && value < 2)) {
+    throw kindNotTaken('a TIFF with floating-point samples outside 0 to 1')
+  }
+  const deep = Uint16Array.from(samples, (value) => Math.round(65_535 * Math.min(1, Math.max(0, value))))
+  const image = sharp(deep, { raw: { width: size, height: size, channels: info.channels } })
+  if (plan.profile === undefined) return toPixels(image, options)
+  const png = await image
+    .toColourspace(plan.grey ? 'grey16' : 'rgb16')
+    .png()
+    .toBuffer()
+  return decodeImage(withProfile(png, plan.profile), ofModelSize(options))
 }
 
 /** Why a file became no pixels. Asked only then: reading a small photo's header by itself is a fifth of decoding it. */
-async function reasonOf(bytes: Buffer, maxPixels: number): Promise<ImageError> {
+async function reasonOf(bytes: Buffer, { size, maxPixels }: DecodeOptions): Promise<ImageError> {
+  const notDecoded = isJpeg(bytes) ? jpegNotDecoded(bytes) : undefined
+  if (notDecoded !== undefined) return kindNotTaken(notDecoded)
   try {
-    const { width, height } = await sharp(bytes, { limitInputPixels: false }).metadata()
-    if (width * height <= maxPixels) return damaged()
-    const message = `has too many pixels: ${width} x ${height}, and ${maxPixels} is the limit`
-    return new ImageError('too-many-pixels', message)
-  } catch (error) {
-    const start = bytes.toString('latin1', 0, 1024)
-    const known = refused.find(([, offset, signature]) => start.startsWith(signature, offset))
-    const name = svg.test(start) ? 'SVG' : known?.[0]
-    if (name !== undefined) return new ImageError('unsupported', `is ${name}, which is not taken; ${taken}`)
-    if (error instanceof Error && error.message.includes('unsupported image format')) {
-      return new ImageError('undecodable', `is no image that can be told by its content; ${taken}`)
+    const [width, height] = await sizeOf(bytes)
+    if (width * height > maxPixels) {
+      const message = `has too many pixels: ${width} x ${height}, and ${maxPixels} is the limit`
+      return new ImageError('too-many-pixels', message)
+    }
+    const [shorter, longer] = [Math.min(width, height), Math.max(width, height)]
+    if (longer > longestSide || (longer / shorter) * size > longestResized) {
+      return new ImageError('too-many-pixels', `is too long to be resized: ${width} x ${height} pixels`)
     }
     return damaged()
+  } catch (error) {
+    const name = otherFormat(bytes)
+    if (name !== undefined) return notTaken(name)
+    return error instanceof Error && error.message.includes('unsupported image format') ? noImage() : damaged()
   }
 }
 
-/** libvips keeps one text of errors for all threads, so what it says of an image may be about another. */
-function damaged(): ImageError {
-  return new ImageError('undecodable', 'cannot be decoded; it is damaged or cut off')
+/** libpng and libvips do not open what is too long, so where the header is easily read it is read here. */
+async function sizeOf(bytes: Buffer): Promise<[width: number, height: number]> {
+  const told = isPng(bytes) ? pngSize(bytes) : isTiff(bytes) ? tiffSize(bytes) : undefined
+  if (told !== undefined) return told
+  const { width, height } = await sharp(bytes, { limitInputPixels: false }).metadata()
+  return [width, height]
 }

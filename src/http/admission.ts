@@ -1,24 +1,38 @@
 import { Transform, type TransformCallback } from 'node:stream'
 import type {
+  FastifyRequest,
   onRequestAsyncHookHandler,
   onResponseAsyncHookHandler,
   onSendAsyncHookHandler,
   preHandlerAsyncHookHandler,
   preParsingAsyncHookHandler,
 } from 'fastify'
-import type { Reservation } from '../inference/inference.ts'
-import { isOfType } from '../routes/shared.ts'
-import type { Services } from '../services.ts'
+import type { Config } from '../config.ts'
+import type { Inference, Reservation } from '../inference/inference.ts'
+import { mediaTypeOf } from './media-types.ts'
 import { ClientGone, Problem } from './problem.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Of encode and decode alone. */
-    admission: Admission
+    /** Only requests of encode and decode have one, from their onRequest hook on. */
+    admission?: Admission
   }
 }
 
-/** Bytes of all request bodies that are held at once. */
+/** The admission of a request of encode or decode. */
+export function admissionOf({ admission }: FastifyRequest): Admission {
+  if (admission === undefined) throw new Error('the route has no admission hooks')
+  return admission
+}
+
+/** What admission decides by. */
+interface Limits {
+  config: Pick<Config, 'requestTimeout' | 'maxImages' | 'bodyLimit' | 'jsonBodyLimit'>
+  inference: Inference
+  inflight: InflightBytes
+}
+
+/** Counts the bytes of all request bodies in memory. */
 export class InflightBytes {
   private readonly limit: number
   private held = 0
@@ -32,7 +46,11 @@ export class InflightBytes {
   }
 
   take(bytes: number): void {
-    if (this.held + bytes > this.limit) throw new Problem('overloaded', 'the server holds as many bytes as it may')
+    if (this.held + bytes > this.limit)
+      throw new Problem(
+        'overloaded',
+        'the bodies of all requests together have reached the memory limit; try again later',
+      )
     this.held += bytes
   }
 
@@ -42,30 +60,30 @@ export class InflightBytes {
 }
 
 /**
- * What one request of encode or decode may use: a deadline, a share of the queue, a share of the bytes in flight.
- * All of it is given back when the answer is out or the client has gone.
+ * What one request of encode or decode occupies: places in the queue and bytes in memory, until its deadline. Everything is
+ * released when the answer is sent or the client disconnects.
  */
 export class Admission {
-  /** Milliseconds a step; the slowest item's where several were at it. */
+  /** Milliseconds per step; of the slowest item where there are several. */
   readonly timings: Record<string, number> = {}
-  /** When a step went on, from its first item's start to its last one's end, on the clock of `performance.now()`. */
+  /** When each step ran, from the start of its first item to the end of its last, on the clock of `performance.now()`. */
   readonly periods: Record<string, { start: number; end: number; items: number }> = {}
-  /** Images or sequences of the request, as far as is known. */
+  /** Images or sequences in the request, as far as known. */
   images = 1
 
-  private readonly services: Services
+  private readonly limits: Limits
   private readonly bodyLimit: number
   private readonly reservation: Reservation
   private readonly controller = new AbortController()
   private readonly timer: NodeJS.Timeout
   private bytes = 0
 
-  /** @throws QueueFullError if there is no room for even one image, or not enough time */
-  constructor(services: Services, bodyLimit: number) {
-    this.services = services
+  /** @throws QueueFullError if there is no place for even one image, or not enough time */
+  constructor(limits: Limits, bodyLimit: number) {
+    this.limits = limits
     this.bodyLimit = bodyLimit
-    const { requestTimeout } = services.config
-    this.reservation = services.inference.reserve(1, requestTimeout * 1000)
+    const { requestTimeout } = limits.config
+    this.reservation = limits.inference.reserve(1, requestTimeout * 1000)
     this.timer = setTimeout(() => {
       this.abort(new Problem('deadline', `the request was not done within ${requestTimeout} s`))
     }, requestTimeout * 1000)
@@ -75,7 +93,7 @@ export class Admission {
     return this.controller.signal
   }
 
-  /** Ends whatever of the request is still under way. */
+  /** Cancels everything that still runs for the request. */
   abort(reason: Error): void {
     this.controller.abort(reason)
   }
@@ -86,27 +104,28 @@ export class Admission {
     if (this.bytes + bytes > this.bodyLimit) {
       throw new Problem('too-many-bytes', `the body is larger than ${this.bodyLimit} bytes`)
     }
-    this.services.inflight.take(bytes)
+    this.limits.inflight.take(bytes)
     this.bytes += bytes
   }
 
-  /** Makes room for all images of the request, before any is decoded. */
+  /** Reserves places for all images of the request, before any is decoded. */
   admit(images: number): void {
     this.signal.throwIfAborted()
-    const { maxImages } = this.services.config
-    if (images > maxImages) throw new Problem('too-many-images', `the request has more than ${maxImages} items`)
+    const { maxImages } = this.limits.config
+    if (images > maxImages)
+      throw new Problem('too-many-images', `the request has more than ${maxImages} images or sequences`)
     if (images > this.images) {
       this.reservation.grow(images - this.images)
       this.images = images
     }
   }
 
-  /** Says that the request has arrived in full: from here on it waits for nothing but this server. */
+  /** Notes that the whole request has arrived. */
   begin(): void {
     this.reservation.begin()
   }
 
-  /** Does `work` on all items at once. The first that fails, the deadline or a closed connection ends the others. */
+  /** Runs `work` on all items at once. The first failure, the deadline or a closed connection cancels the others. */
   async each<T, R>(items: readonly T[], work: (item: T, index: number) => Promise<R>): Promise<R[]> {
     const { signal } = this
     signal.throwIfAborted()
@@ -126,7 +145,7 @@ export class Admission {
     }
   }
 
-  /** Notes how long steps of one item took, one after the other; the last of them has just ended. */
+  /** Records how long the steps of one item took, one after the other; the last one has just ended. */
   time(timings: Record<string, number>): void {
     const steps = Object.entries(timings)
     for (const [step, duration] of steps) this.timings[step] = Math.max(this.timings[step] ?? 0, duration)
@@ -140,17 +159,16 @@ export class Admission {
     }
   }
 
-  /** Gives everything back. */
+  /** Releases everything. */
   end(): void {
     clearTimeout(this.timer)
     this.reservation.release()
-    this.services.inflight.give(this.bytes)
+    this.limits.inflight.give(this.bytes)
     this.bytes = 0
   }
 }
 
-/** A request's body on its way to the parser, counted. A refused body is read to its end, unheard, so that the client,
- * which may still be writing it, gets to read the answer. */
+/** Counts a request's body on its way to the parser, and stops passing it on when the request is refused. */
 class CountedBody extends Transform {
   private readonly source: NodeJS.ReadableStream
   private readonly admission: Admission
@@ -159,7 +177,7 @@ class CountedBody extends Transform {
     super()
     this.source = source
     this.admission = admission
-    // Whoever reads the body hears of an error; with nobody reading, it must not end the process.
+    // The reader of the body handles errors; without a reader, an error must not end the process.
     this.on('error', () => {})
     admission.signal.addEventListener('abort', () => this.destroy(admission.signal.reason), { once: true })
     source.pipe(this)
@@ -189,17 +207,17 @@ interface AdmissionHooks {
   onResponse: onResponseAsyncHookHandler
 }
 
-/** The hooks of encode and decode: admission before the body is read, and the headers that say what it cost. */
-export function admissionHooks(services: Services): AdmissionHooks {
-  const { config, inference } = services
+/** The hooks of encode and decode: admission before the body is read, and the headers with the timings. */
+export function admissionHooks(limits: Limits): AdmissionHooks {
+  const { config, inference } = limits
 
   return {
     async onRequest(request, reply) {
-      const limit = isOfType(request, 'application/json') ? config.jsonBodyLimit : config.bodyLimit
+      const limit = mediaTypeOf(request) === 'application/json' ? config.jsonBodyLimit : config.bodyLimit
       if (Number(request.headers['content-length']) > limit) {
         throw new Problem('too-many-bytes', `the body is larger than ${limit} bytes`)
       }
-      const admission = new Admission(services, limit)
+      const admission = new Admission(limits, limit)
       request.admission = admission
       reply.raw.once('close', () => {
         if (!reply.raw.writableFinished) admission.abort(new ClientGone())
@@ -207,16 +225,21 @@ export function admissionHooks(services: Services): AdmissionHooks {
       })
     },
     async preParsing(request, _reply, payload) {
-      // The multipart plugin reads the connection itself; `readParts` counts what it hears.
-      return isOfType(request, 'multipart/form-data') ? payload : new CountedBody(payload, request.admission)
+      // The multipart plugin reads the connection itself; `readParts` counts the bytes.
+      return mediaTypeOf(request) === 'multipart/form-data' ? payload : new CountedBody(payload, admissionOf(request))
     },
     async preHandler(request) {
-      request.admission.begin()
+      admissionOf(request).begin()
     },
     async onSend(request, reply) {
       const timings = Object.entries({ ...request.admission?.timings, total: reply.elapsedTime })
       reply.header('x-model', inference.info.model)
       reply.header('server-timing', timings.map(([step, ms]) => `${step};dur=${ms.toFixed(2)}`).join(', '))
+      if (!request.raw.complete) {
+        // The rest of the body is thrown away and needs no place in the queue.
+        request.admission?.abort(new Problem('malformed', 'answered before the body had arrived'))
+        request.admission?.end()
+      }
     },
     async onResponse(request) {
       request.admission?.end()

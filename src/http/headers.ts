@@ -1,13 +1,13 @@
 import type { FastifyInstance } from 'fastify'
 
-/** On every answer: no page may guess its type, frame it, or learn of it from a link. */
+/** Sent with every answer: browsers must not guess its type, show it in a frame, or send its address as a referrer. */
 export const securityHeaders = {
   'x-content-type-options': 'nosniff',
   'referrer-policy': 'no-referrer',
   'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
 }
 
-// What the playground and Swagger UI need: their own files, icons drawn inside a style sheet, and images that were answered.
+// What the playground and Swagger UI need: their own files, icons inside a style sheet, and images in answers.
 const pagePolicy = [
   "default-src 'none'",
   "script-src 'self'",
@@ -19,7 +19,7 @@ const pagePolicy = [
   "frame-ancestors 'none'",
 ].join('; ')
 
-/** Puts the security headers on every answer that a route or its absence gives. */
+/** Adds the security headers to every answer. */
 export function addSecurityHeaders(http: FastifyInstance): void {
   http.addHook('onRequest', async (request, reply) => {
     reply.headers(securityHeaders)

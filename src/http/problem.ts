@@ -33,7 +33,7 @@ export interface Place {
   position?: number
 }
 
-/** A request's failure as RFC 9457 has it. `message` is its `detail`: what was wrong with which item. */
+/** The failure of a request, as in RFC 9457. `message` is its `detail`: what was wrong with which item. */
 export class Problem extends Error {
   readonly kind: ProblemKind
   readonly place: Place
@@ -55,14 +55,14 @@ export class Problem extends Error {
   }
 }
 
-/** The client has gone: nobody will read what this request comes to. */
+/** The client has disconnected: nobody will read the answer. */
 export class ClientGone extends Error {
   constructor() {
     super('the client closed the connection')
   }
 }
 
-/** What any error is to the client. An unknown one keeps its message to the log. */
+/** What the client is told about any error. The message of an unknown error stays in the log. */
 export function toProblem(error: unknown): Problem {
   if (error instanceof Problem) return error
   if (error instanceof QueueFullError) return new Problem('overloaded', error.message, {}, error)
@@ -75,5 +75,5 @@ export function toProblem(error: unknown): Problem {
       return new Problem('malformed', error.message, {}, error)
     }
   }
-  return new Problem('internal', 'the server failed; its log has the cause under this request id', {}, error)
+  return new Problem('internal', 'the server failed; its log has the cause under this request ID', {}, error)
 }

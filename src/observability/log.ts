@@ -1,7 +1,8 @@
 import { writeFileSync } from 'node:fs'
+import { isatty } from 'node:tty'
 import { type DestinationStream, type Logger, pino } from 'pino'
 
-/** A line that cannot be written, as where the disk is full, is lost. pino's own stream would try again for ever. */
+/** Drops a line that cannot be written, for example because the disk is full. pino's own stream would retry forever. */
 const standardOutput: DestinationStream = {
   write(line) {
     try {
@@ -10,12 +11,41 @@ const standardOutput: DestinationStream = {
   },
 }
 
-/** The log, as lines of JSON. Libraries may log a request's headers, and with them its key: they are left out. */
-export function createLog(level: string, destination: DestinationStream = standardOutput): Logger {
-  return pino({ level, redact: { paths: ['headers', '*.headers'], remove: true } }, destination)
+export type LogFormat = 'auto' | 'json' | 'text'
+
+interface LogOptions {
+  level: string
+  /** `text` is for people, `json` for programs; `auto` is text where standard output is a terminal. */
+  format?: LogFormat
+  destination?: DestinationStream
 }
 
-/** Turns the log to `debug` and, called again, back to the level that was configured. */
+/** The log, one line per event. Request headers are removed: libraries may log them, and they contain API keys. */
+export function createLog({ level, format = 'json', destination = standardOutput }: LogOptions): Logger {
+  const asText = format === 'text' || (format === 'auto' && isatty(1))
+  const lines = asText ? { write: (line: string) => destination.write(textOf(JSON.parse(line))) } : destination
+  return pino({ level, redact: { paths: ['headers', '*.headers'], remove: true } }, lines)
+}
+
+/** A log line for people: time, level, message, and all other fields. */
+function textOf({ time, level, msg, pid, hostname, ...fields }: Record<string, unknown>): string {
+  const message = String(msg ?? '')
+  // A command to paste gets its own line.
+  if (message.startsWith('try: ')) return `\n    ${message.slice('try: '.length)}\n\n`
+  const clock = new Date(Number(time)).toLocaleTimeString('en-GB')
+  const rest = Object.entries(fields).map(([name, value]) => ` ${name}=${shown(value)}`)
+  return `${clock} ${pino.levels.labels[Number(level)]?.padEnd(5)} ${message}${rest.join('')}\n`
+}
+
+function shown(value: unknown): string {
+  if (value instanceof Object && 'message' in value) return JSON.stringify(value.message)
+  const text = typeof value === 'string' ? value : JSON.stringify(value)
+  // The beginning of a digest is enough to recognise it.
+  if (/^[0-9a-f]{64}$/.test(text)) return text.slice(0, 12)
+  return /[\s"]/.test(text) && typeof value === 'string' ? JSON.stringify(text) : text
+}
+
+/** Switches the log to `debug`, or back to the configured level. */
 export function toggleDebug(log: Logger, configured: string): void {
   log.level = log.level === configured ? 'debug' : configured
   log.warn({ now: log.level }, 'log level changed')

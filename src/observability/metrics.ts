@@ -1,31 +1,42 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import pkg from '../../package.json' with { type: 'json' }
 import type { ProblemKind } from '../http/problem.ts'
-import type { InferenceMetrics, Timings } from '../inference/inference.ts'
-import type { Services } from '../services.ts'
+import type { Inference, InferenceMetrics, Timings } from '../inference/inference.ts'
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
-/** What Prometheus reads. Time in queue, in images, in the graphs and in total are told apart. */
+/** Where the gauges get their values. */
+interface Watched {
+  inference: Inference
+  config: { queueLimit: number; inflightLimit: number }
+  inflight: { bytes: number }
+  draining: boolean
+}
+
+/** What Prometheus reads. It separates the time in the queue, in image processing, in the graphs, and in total. */
 export class Metrics {
   readonly registry = new Registry()
-  /** What the inference side reports by itself. */
+  /** Where inference reports to. */
   readonly inference: InferenceMetrics
 
   private readonly requests = this.counter('requests_total', 'Requests answered', ['route', 'method', 'status'])
   private readonly errors = this.counter('errors_total', 'Requests failed', ['kind'])
   private readonly images = this.counter('images_total', 'Images encoded and sequences decoded', ['route'])
-  private readonly total = this.histogram('request_duration_seconds', 'Request to answer', ['route'])
-  private readonly queue = this.histogram('queue_duration_seconds', 'An item in the queue', ['route'])
-  private readonly step = this.histogram('step_duration_seconds', 'An image to pixels, or pixels to an image', ['step'])
+  private readonly total = this.histogram('request_duration_seconds', 'Time from request to answer', ['route'])
+  private readonly queue = this.histogram('queue_duration_seconds', 'Time of an item in the queue', ['route'])
+  private readonly step = this.histogram(
+    'step_duration_seconds',
+    'Time to turn an image into pixels, or pixels into an image',
+    ['step'],
+  )
 
-  #services: Services | undefined
+  #watched: Watched | undefined
 
   constructor() {
     // Event-loop delay, memory and processor time of the HTTP process.
     collectDefaultMetrics({ register: this.registry, prefix: 'nativetok_' })
-    const batch = this.histogram('batch_size', 'Items a batch', ['kind'], [1, 2, 4, 8, 16, 32, 64, 128])
-    const graph = this.histogram('graph_duration_seconds', 'A batch in a graph', ['graph'])
+    const batch = this.histogram('batch_size', 'Items per batch', ['kind'], [1, 2, 4, 8, 16, 32, 64, 128])
+    const graph = this.histogram('graph_duration_seconds', 'Time of a batch in a graph', ['graph'])
     const restarts = this.counter('engine_restarts_total', 'Engines replaced', ['reason'])
     const depth = new Gauge({
       name: 'nativetok_queue_depth',
@@ -33,14 +44,14 @@ export class Metrics {
       labelNames: ['kind'],
       registers: [this.registry],
     })
-    this.gauge('ready', 'Whether it says that it is ready', (s) => Number(s.inference.ready && !s.draining))
-    this.gauge('draining', 'Whether it was told to end', (s) => Number(s.draining))
-    this.gauge('engines', 'Engines there should be', (s) => s.inference.info.engines)
-    this.gauge('engines_up', 'Engines that are warm', (s) => s.inference.enginesUp)
+    this.gauge('ready', '1 when /health/ready reports ready', (s) => Number(s.inference.ready && !s.draining))
+    this.gauge('draining', '1 while the server shuts down', (s) => Number(s.draining))
+    this.gauge('engines', 'Configured engines', (s) => s.inference.info.engines)
+    this.gauge('engines_up', 'Engines that are ready', (s) => s.inference.enginesUp)
     this.gauge('images_in_flight', 'Images and sequences admitted', (s) => s.inference.imagesInFlight)
-    this.gauge('queue_limit', 'Most images and sequences admitted at once', (s) => s.config.queueLimit)
-    this.gauge('body_bytes', 'Bytes of all bodies held', (s) => s.inflight.bytes)
-    this.gauge('body_bytes_limit', 'Most bytes of all bodies held at once', (s) => s.config.inflightLimit)
+    this.gauge('queue_limit', 'Maximum images and sequences admitted at once', (s) => s.config.queueLimit)
+    this.gauge('body_bytes', 'Bytes of all bodies in memory', (s) => s.inflight.bytes)
+    this.gauge('body_bytes_limit', 'Maximum bytes of all bodies in memory', (s) => s.config.inflightLimit)
     this.info()
     this.inference = {
       batch: (kind, size) => batch.observe({ kind }, size),
@@ -50,12 +61,12 @@ export class Metrics {
     }
   }
 
-  /** What the gauges show from now on. */
-  watch(services: Services): void {
-    this.#services = services
+  /** Sets what the gauges show. */
+  watch(watched: Watched): void {
+    this.#watched = watched
   }
 
-  /** @param route as the contract writes it; one that is not in the contract counts as `none` */
+  /** @param route as in the contract; a path outside it counts as `none` */
   request(route: string, method: string, status: number, durationSeconds: number): void {
     this.requests.inc({ route, method, status })
     this.total.observe({ route }, durationSeconds)
@@ -65,29 +76,29 @@ export class Metrics {
     this.errors.inc({ kind })
   }
 
-  /** One item that is done. */
+  /** Counts one finished item. */
   item(route: 'encode' | 'decode', timings: Timings): void {
     this.images.inc({ route })
     this.queue.observe({ route }, timings.queue / 1000)
   }
 
-  /** One image turned to pixels or back. */
+  /** Records how long one image took to become pixels, or pixels to become an image. */
   image(step: 'preprocess' | 'postprocess', milliseconds: number): void {
     this.step.observe({ step }, milliseconds / 1000)
   }
 
-  private gauge(name: string, help: string, read: (services: Services) => number): void {
-    const value = () => (this.#services === undefined ? 0 : read(this.#services))
+  private gauge(name: string, help: string, read: (watched: Watched) => number): void {
+    const value = () => (this.#watched === undefined ? 0 : read(this.#watched))
     const collect = function (this: Gauge) {
       this.set(value())
     }
     new Gauge({ name: `nativetok_${name}`, help, registers: [this.registry], collect })
   }
 
-  /** What runs, as labels of a gauge that is always 1. */
+  /** The versions that run, as labels of a gauge that is always 1. */
   private info(): void {
     const labels = (): Record<string, string> | undefined => {
-      const { name, model, bundle, provider } = this.#services?.inference.info ?? {}
+      const { name, model, bundle, provider } = this.#watched?.inference.info ?? {}
       return name && model && bundle && provider ? { version: pkg.version, name, model, bundle, provider } : undefined
     }
     const collect = function (this: Gauge) {
@@ -107,7 +118,7 @@ export class Metrics {
   }
 }
 
-/** Free text to one of a few words, since every label value is a series that Prometheus keeps. */
+/** Reduces the reason to one of a few words: Prometheus keeps a series for every label value. */
 function kindOfEnd(reason: string): 'stalled' | 'failed' | 'unreachable' | 'ended' {
   if (reason.includes('did not answer')) return 'stalled'
   if (reason.includes('failed on a batch')) return 'failed'

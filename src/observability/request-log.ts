@@ -1,18 +1,21 @@
 import type { FastifyInstance } from 'fastify'
 import { type Contract, operationsOf } from '../http/contract.ts'
-import type { Services } from '../services.ts'
+import type { Metrics } from './metrics.ts'
 
-/** Counts every request and logs a line on it: who asked for what, and what came of it, but nothing of what it carried. */
-export function logRequests(http: FastifyInstance, { contract, metrics }: Services): void {
+/** Counts and logs every request: who asked for what, and the outcome, but nothing of its content. */
+export function logRequests(
+  http: FastifyInstance,
+  { contract, metrics }: { contract: Contract; metrics: Metrics },
+): void {
   const loggable = urlFilter(contract)
   http.addHook('onResponse', async (request, reply) => {
-    const { method, routeOptions, client, traceId, log, admission } = request
+    const { method, routeOptions, keyHolder, traceId, log, admission } = request
     const milliseconds = reply.elapsedTime
     metrics.request(routeOptions.url ?? 'none', method, reply.statusCode, milliseconds / 1000)
     log.info(
       {
         ...{ method, url: loggable(request.url), status: reply.statusCode, milliseconds: Math.round(milliseconds) },
-        ...{ client, traceId, images: admission?.images },
+        ...{ keyHolder, traceId, images: admission?.images },
       },
       'answered',
     )
@@ -20,7 +23,7 @@ export function logRequests(http: FastifyInstance, { contract, metrics }: Servic
   })
 }
 
-/** Leaves of a URL's query what the contract knows: keys that somebody sends there do not belong into a log. */
+/** Keeps only the query parameters that the contract knows: a key that somebody sends there must not be logged. */
 function urlFilter(contract: Contract): (url: string) => string {
   const known = new Set(
     operationsOf(contract).flatMap(({ schema }) =>

@@ -5,11 +5,11 @@ import { detectResources, envDetector, resourceFromAttributes } from '@opentelem
 import { BatchSpanProcessor, TracerProvider } from '@opentelemetry/sdk-trace'
 import type { FastifyInstance } from 'fastify'
 import pkg from '../../package.json' with { type: 'json' }
-import type { Services } from '../services.ts'
+import type { Inference } from '../inference/inference.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Of the request's trace, where requests are traced. */
+    /** Set when requests are traced. */
     traceId?: string
   }
 }
@@ -18,12 +18,12 @@ const traced = ['/encode', '/decode']
 
 /**
  * Sends a trace of every encode and decode to an OpenTelemetry collector: a span for the request, which continues the
- * client's trace where it sends a `traceparent`, and below it one a step. Loading this module loads OpenTelemetry.
+ * client's trace where it sends a `traceparent`, and one for each step below it. Loading this module loads OpenTelemetry.
  *
  * @param endpoint the collector's base URL, as in http://localhost:4318
  */
-export function traceRequests(http: FastifyInstance, { inference }: Services, endpoint: string): void {
-  // Five seconds: a collector that does not answer must not hold up the end for longer.
+export function traceRequests(http: FastifyInstance, { inference }: { inference: Inference }, endpoint: string): void {
+  // A collector that does not answer must not delay the shutdown for longer than five seconds.
   const exporter = new OTLPTraceExporter({ url: `${endpoint.replace(/\/$/, '')}/v1/traces`, timeoutMillis: 5000 })
   const provider = new TracerProvider({
     resource: resourceFromAttributes({ 'service.name': pkg.name, 'service.version': pkg.version }).merge(
@@ -65,7 +65,7 @@ export function traceRequests(http: FastifyInstance, { inference }: Services, en
 
     reply.raw.once('close', () => {
       const end = performance.now()
-      const { admission, client } = request
+      const { admission, keyHolder } = request
       if (admission !== undefined) {
         const steps = Object.entries(admission.periods)
         step('receive', start, received.get(request) ?? end)
@@ -73,7 +73,7 @@ export function traceRequests(http: FastifyInstance, { inference }: Services, en
         if (steps.length > 0) step('reply', Math.max(...steps.map(([, { end }]) => end)), end)
         span.setAttribute('nativetok.images', admission.images)
       }
-      if (client !== undefined) span.setAttribute('nativetok.client', client)
+      if (keyHolder !== undefined) span.setAttribute('nativetok.key_holder', keyHolder)
       const gone = !reply.raw.writableFinished
       if (!gone) span.setAttribute('http.response.status_code', reply.statusCode)
       if (gone || reply.statusCode >= 500) {

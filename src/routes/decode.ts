@@ -3,16 +3,18 @@ import pLimit from 'p-limit'
 import { encodeImage, type ImageFormat } from '../formats/encode-image.ts'
 import { integers, type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
+import { admissionOf } from '../http/admission.ts'
+import { isArray, withArrayErrors } from '../http/bodies.ts'
+import { negotiate } from '../http/negotiate.ts'
 import type { components, operations } from '../http/openapi.d.ts'
 import { Problem } from '../http/problem.ts'
 import type { Services } from '../services.ts'
-import { isOfType, negotiate, withArray } from './shared.ts'
 
 type Query = NonNullable<operations['decode']['parameters']['query']>
 type Body = components['schemas']['Sequences']
 type Answer = components['schemas']['DecodedImages']
 
-/** What the client sent: one sequence, which is answered by an image, or a batch. */
+/** What the request holds: one sequence, answered with an image, or a batch. */
 interface Sequences {
   rows: number[][]
   batch: boolean
@@ -25,21 +27,25 @@ export function decode(services: Services): RouteHandlerMethod {
   const { inference, metrics } = services
   const { info } = inference
 
-  /** Holds every row against the model. */
+  /** Checks every row against the model. */
   function check({ rows, batch }: Sequences): void {
     if (rows.length === 0) throw new Problem('invalid-tokens', 'there are no tokens')
     for (const [item, row] of rows.entries()) {
       const where = batch ? `row ${item}` : 'the sequence'
       if (row.length === 0 || row.length > info.length) {
-        throw new Problem('invalid-tokens', `${where} has ${row.length} tokens; 1 to ${info.length} it may have`, {
-          item,
-        })
+        throw new Problem(
+          'invalid-tokens',
+          `${where} has ${row.length} tokens; it must have 1 to ${info.length} tokens`,
+          {
+            item,
+          },
+        )
       }
       const position = row.findIndex((id) => id < 0 || id >= info.codebook.size)
       if (position >= 0) {
         throw new Problem(
           'invalid-tokens',
-          `${where} has ${row[position]} at position ${position}; tokens are from 0 to ${info.codebook.size - 1}`,
+          `${where} has ${row[position]} at position ${position}; token ids must be 0 to ${info.codebook.size - 1}`,
           { item, position },
         )
       }
@@ -47,14 +53,13 @@ export function decode(services: Services): RouteHandlerMethod {
   }
 
   return async (request, reply) => {
-    const { admission } = request
+    const admission = admissionOf(request)
     const { model, format, quality } = request.query as Query & { quality: number }
     if (model !== undefined && model !== info.model) {
-      throw new Problem('other-model', `the tokens are of model ${model}; this server's is ${info.model}`)
+      throw new Problem('other-model', `the tokens belong to model ${model}; this server runs ${info.model}`)
     }
-    const sequences = isOfType(request, 'application/x-npy')
-      ? withArray(request.body as Buffer, sequencesOf)
-      : sequencesIn(request.body as Body)
+    const body = request.body as Body | NpyArray
+    const sequences = isArray(body) ? withArrayErrors(() => sequencesOf(body)) : sequencesIn(body)
     const { rows, batch } = sequences
     admission.admit(rows.length)
     check(sequences)
@@ -73,7 +78,7 @@ export function decode(services: Services): RouteHandlerMethod {
       return writeNpy('|u1', [rows.length, info.imageSize, info.imageSize, 3], pixels)
     }
     const chosen = type === 'application/json' ? (format ?? 'png') : (type.slice('image/'.length) as ImageFormat)
-    // No more than run anyway, so that requests take turns at the pool.
+    // No more than can run at once, so that requests share the thread pool fairly.
     const inTurn = pLimit(poolSize)
     const files = await admission.each(rows, async (row) => {
       const pixels = await toPixels(row)
@@ -89,17 +94,17 @@ export function decode(services: Services): RouteHandlerMethod {
     quality: number,
     request: FastifyRequest,
   ): Promise<Buffer> {
-    request.admission.signal.throwIfAborted()
+    admissionOf(request).signal.throwIfAborted()
     const start = performance.now()
     const file = await encodeImage(pixels, info.imageSize, format, quality)
     const postprocess = performance.now() - start
-    request.admission.time({ postprocess })
+    admissionOf(request).time({ postprocess })
     metrics.image('postprocess', postprocess)
     return file
   }
 }
 
-/** The rows of a JSON body, which the contract has proven to be all numbers or all arrays. */
+/** The rows of a JSON body. Validation has made sure that they are all numbers or all arrays. */
 function sequencesIn({ tokens }: Body): Sequences {
   const batch = Array.isArray(tokens[0])
   return { rows: batch ? (tokens as number[][]) : [tokens as number[]], batch }
@@ -110,7 +115,7 @@ function sequencesOf(array: NpyArray): Sequences {
   const values = integers(array)
   if (array.shape.length === 1) return { rows: [values], batch: false }
   if (array.shape.length !== 2) {
-    throw new NpyError(`the array has to be [length] or [N, length], not [${array.shape.join(', ')}]`)
+    throw new NpyError(`the array must have the shape [length] or [N, length], not [${array.shape.join(', ')}]`)
   }
   return { rows: Array.from({ length: first }, (_, i) => values.slice(i * second, (i + 1) * second)), batch: true }
 }

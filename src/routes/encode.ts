@@ -3,14 +3,25 @@ import pLimit from 'p-limit'
 import { decodeImage, ImageError } from '../formats/decode-image.ts'
 import { type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
-import type { Admission } from '../http/admission.ts'
+import { type Admission, admissionOf } from '../http/admission.ts'
+import { isArray, withArrayErrors } from '../http/bodies.ts'
+import type { Part } from '../http/multipart.ts'
+import { negotiate } from '../http/negotiate.ts'
 import type { components, operations } from '../http/openapi.d.ts'
 import { Problem, type ProblemKind } from '../http/problem.ts'
 import type { Services } from '../services.ts'
-import { isOfType, negotiate, withArray } from './shared.ts'
 
 type Query = NonNullable<operations['encode']['parameters']['query']>
 type Answer = components['schemas']['Tokens']
+
+/** A raw image, an array of images, base64 strings of a JSON body, or parts of a form. */
+type Body = Buffer | NpyArray | { images: (string | Part)[] }
+
+interface File {
+  bytes: Buffer
+  /** What errors call it. */
+  name: string
+}
 
 const problemOf: Record<ImageError['reason'], ProblemKind> = {
   undecodable: 'undecodable-image',
@@ -23,16 +34,20 @@ export function encode(services: Services): RouteHandlerMethod {
   const { config, inference, metrics } = services
   const { info } = inference
 
-  /** Image files of the request, in order. Room for all is made before any is read. */
-  function filesOf(body: Buffer | { images: (Buffer | string)[] }, admission: Admission): Buffer[] {
-    if (Buffer.isBuffer(body)) return [body]
+  /** Image files of the request, in order. All are admitted before any is decoded. */
+  function filesOf(body: Exclude<Body, NpyArray>, admission: Admission): File[] {
+    if (Buffer.isBuffer(body)) return [{ bytes: body, name: 'image 0' }]
     admission.admit(body.images.length)
-    return body.images.map((image, item) => (typeof image === 'string' ? fromBase64(image, item) : image))
+    return body.images.map((image, item) => {
+      if (typeof image === 'string') return { bytes: fromBase64(image, item), name: `image ${item}` }
+      const field = image.isFile ? '' : ` (form field ${JSON.stringify(image.field)}, sent without a file name)`
+      return { bytes: image.bytes, name: `image ${item}${field}` }
+    })
   }
 
-  /** One image to the pixels the model takes. */
-  async function pixelsOf(bytes: Buffer, item: number, request: FastifyRequest): Promise<Uint8Array> {
-    request.admission.signal.throwIfAborted()
+  /** Decodes one image to the pixels that the model takes. */
+  async function pixelsOf({ bytes, name }: File, item: number, request: FastifyRequest): Promise<Uint8Array> {
+    admissionOf(request).signal.throwIfAborted()
     const start = performance.now()
     try {
       return await decodeImage(bytes, {
@@ -41,19 +56,19 @@ export function encode(services: Services): RouteHandlerMethod {
       })
     } catch (error) {
       if (!(error instanceof ImageError)) throw error
-      throw new Problem(problemOf[error.reason], `image ${item} ${error.message}`, { item }, error)
+      throw new Problem(problemOf[error.reason], `${name} ${error.message}`, { item }, error)
     } finally {
       const preprocess = performance.now() - start
-      request.admission.time({ preprocess })
+      admissionOf(request).time({ preprocess })
       metrics.image('preprocess', preprocess)
     }
   }
 
   return async (request, reply) => {
-    const { admission } = request
+    const admission = admissionOf(request)
     const { length = info.length } = request.query as Query
     if (length > info.length)
-      throw new Problem('malformed', `query.length is ${length}; from 1 to ${info.length} it may be`)
+      throw new Problem('malformed', `query.length is ${length}; it must be 1 to ${info.length}`)
     const type = negotiate(request, ['application/json', 'application/x-npy'])
 
     const toTokens = async (pixels: Uint8Array | Promise<Uint8Array>): Promise<Uint16Array> => {
@@ -63,15 +78,16 @@ export function encode(services: Services): RouteHandlerMethod {
       return tokens
     }
     let rows: Uint16Array[]
-    if (isOfType(request, 'application/x-npy')) {
-      const images = withArray(request.body as Buffer, (array) => imagesOf(array, info.imageSize))
+    const body = request.body as Body
+    if (isArray(body)) {
+      const images = withArrayErrors(() => imagesOf(body, info.imageSize))
       admission.admit(images.length)
       rows = await admission.each(images, toTokens)
     } else {
-      const files = filesOf(request.body as Buffer | { images: (Buffer | string)[] }, admission)
-      // No more than run anyway, so that requests take turns at the pool.
+      const files = filesOf(body, admission)
+      // No more than can run at once, so that requests share the thread pool fairly.
       const inTurn = pLimit(poolSize)
-      rows = await admission.each(files, (bytes, item) => toTokens(inTurn(() => pixelsOf(bytes, item, request))))
+      rows = await admission.each(files, (file, item) => toTokens(inTurn(() => pixelsOf(file, item, request))))
     }
 
     reply.type(type)
@@ -91,19 +107,24 @@ function imagesOf(array: NpyArray, size: number): Uint8Array[] {
   const [count = 0, ...image] = array.shape
   if (array.dtype !== 'u1' || image.join() !== [size, size, 3].join() || count === 0) {
     throw new NpyError(
-      `the array has to be uint8 [N, ${size}, ${size}, 3] with N at least 1, not ${array.dtype} [${array.shape.join(', ')}]`,
+      `the array must be uint8 [N, ${size}, ${size}, 3] with N at least 1, not ${array.dtype} [${array.shape.join(', ')}]`,
     )
   }
   const bytesEach = size * size * 3
   return Array.from({ length: count }, (_, i) => array.data.subarray(i * bytesEach, (i + 1) * bytesEach))
 }
 
-/** Buffer skips what is no base64, which shows in the length of what it read. */
+/** An image of a JSON body: base64, also in lines and also as a data URL. */
 function fromBase64(text: string, item: number): Buffer {
-  const bytes = Buffer.from(text, 'base64')
-  const digits = text.length - (text.endsWith('==') ? 2 : text.endsWith('=') ? 1 : 0)
-  if (text.length % 4 !== 0 || bytes.length !== Math.floor((digits * 3) / 4)) {
-    throw new Problem('malformed', `image ${item} is not base64`, { item })
+  const refuse = (reason: string): never => {
+    throw new Problem('malformed', `image ${item} ${reason}`, { item })
   }
+  const [prefix = '', encoding = ''] = /^data:[^,]{0,200}?(;base64)?,/i.exec(text.slice(0, 250)) ?? []
+  if (prefix !== '' && encoding === '') refuse('is a data URL that is not base64')
+  const digits = text.slice(prefix.length).replaceAll(/[ \t\r\n]+/g, '')
+  const bytes = Buffer.from(digits, 'base64')
+  // Buffer skips what is no base64, which shows in the length of what it read.
+  const count = digits.length - (digits.endsWith('==') ? 2 : digits.endsWith('=') ? 1 : 0)
+  if (digits.length % 4 !== 0 || bytes.length !== Math.floor((count * 3) / 4)) refuse('is not base64')
   return bytes
 }

@@ -1,27 +1,24 @@
 import type { onRequestAsyncHookHandler, RouteHandlerMethod, RouteShorthandOptions } from 'fastify'
-import { requireKey, requireMediaType } from '../access/access.ts'
+import { requireKey } from '../access/identify.ts'
 import type { Guardable } from '../config.ts'
 import { admissionHooks } from '../http/admission.ts'
-import { readParts } from '../http/bodies.ts'
 import { type OperationId, rulesOf } from '../http/contract.ts'
+import { requireMediaType } from '../http/media-types.ts'
+import { readParts } from '../http/multipart.ts'
 import type { Services } from '../services.ts'
-import { codebook } from './codebook.ts'
-import { contract } from './contract.ts'
 import { decode } from './decode.ts'
 import { encode } from './encode.ts'
-import { live, ready } from './health.ts'
-import { info } from './info.ts'
-import { metrics } from './metrics.ts'
 import type { Playground } from './playground.ts'
+import { codebook, contract, info, live, metrics, ready } from './read.ts'
 
 type Route = RouteShorthandOptions & { handler: RouteHandlerMethod }
 
 const guardable: Partial<Record<OperationId, Guardable>> = { live: 'health', ready: 'health', metrics: 'metrics' }
 
 /**
- * A handler for every operation of the contract; /docs is Swagger UI's own.
+ * A handler for every operation of the contract except /docs, which Swagger UI serves.
  *
- * @param limits hooks that bound how often the model's operations are called; health and metrics are not bounded
+ * @param limits hooks that limit how often the model's operations are called; health and metrics have no limit
  */
 export function routes(
   services: Services,

@@ -50,7 +50,7 @@ test('keys come from a file, in which each may have a name that the log shows', 
     }
     await problem(unauthorized, 'GET', '/info', get(service, '/info'))
   })
-  assert.equal(backend.lines.find((line) => line.requestId === 'by-name')?.client, 'trainer')
+  assert.equal(backend.lines.find((line) => line.requestId === 'by-name')?.keyHolder, 'trainer')
 })
 
 test('a file of keys that cannot be used keeps the service from starting, and the message shows no key', async () => {
@@ -92,7 +92,7 @@ test('keys change while it serves, as a mounted Kubernetes secret does; a broken
     await publish('v3', 'a new-key\n')
     await until(async () => (await statusWith(service, 'old-key')) === 401)
 
-    const complaints = () => backend.lines.filter((line) => /the API keys from before stay valid/.test(`${line.msg}`))
+    const complaints = () => backend.lines.filter((line) => /the previous API keys stay valid/.test(`${line.msg}`))
     for (const [index, [version, broken]] of [['v4', '\n'] as const, ['v5', undefined] as const].entries()) {
       await publish(version, broken)
       await until(() => complaints().length > index)

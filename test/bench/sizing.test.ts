@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { type Contestant, contestants } from '../../bench/contestants.ts'
 import type { Row } from '../../bench/results.ts'
-import { sizingBars, sizings } from '../../bench/sizing.ts'
+import { sizings, sizingTargets } from '../../bench/sizing.ts'
 
 const service = contestants.find(({ name }) => name === 'service') as Contestant
 
@@ -23,9 +23,9 @@ test('every setting by hand is the service with flags that it takes', () => {
   assert.ok(byHand.some(({ name }) => name === '--engines 1 --threads 2'))
 })
 
-test('the best setting of a round is held against the own one of that round', () => {
+test('the best setting by hand of a round is compared with the service in that round', () => {
   const rows = [row(1, 'service', 100), row(1, 'a', 105), row(1, 'b', 90), row(2, 'service', 50), row(2, 'b', 54)]
-  const [, decode] = sizingBars(service, rows)
+  const [, decode] = sizingTargets(service, rows)
   assert.deepEqual([decode?.measured?.min, decode?.measured?.max, decode?.met], [1.05, 1.08, true])
-  assert.equal(sizingBars(service, [row(1, 'service', 100), row(1, 'a', 120)])[1]?.met, false)
+  assert.equal(sizingTargets(service, [row(1, 'service', 100), row(1, 'a', 120)])[1]?.met, false)
 })

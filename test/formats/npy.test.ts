@@ -15,7 +15,10 @@ test('files written by numpy are read', () => {
 test('the same tokens are read from every integer type and format version', () => {
   const expected = integers(load('tokens-uint16'))
   assert.equal(expected.length, 256)
-  assert.deepEqual(integers(load('tokens-version-2')), expected)
+  for (const name of ['tokens-version-2', 'tokens-big-endian', 'tokens-fortran-order']) {
+    assert.deepEqual(load(name).shape, [2, 128])
+    assert.deepEqual(integers(load(name)), expected, name)
+  }
   assert.deepEqual(integers(load('tokens-int64-1d')), expected.slice(0, 128))
   assert.deepEqual(integers(load('tokens-int32-32-columns')), [...expected.slice(0, 32), ...expected.slice(128, 160)])
   assert.ok(integers(load('tokens-negative')).includes(-1))
@@ -23,19 +26,81 @@ test('the same tokens are read from every integer type and format version', () =
 
 test('what would be misread is refused', () => {
   const refused: [string, RegExp][] = [
-    ['tokens-big-endian', /big-endian/],
-    ['tokens-fortran-order', /Fortran/],
     ['tokens-object', /Python objects/],
     ['tokens-truncated', /announces 512 bytes of data and 412 follow/],
   ]
   for (const [name, message] of refused) assert.throws(() => load(name), { constructor: NpyError, message })
-  assert.throws(() => integers(load('tokens-float64')), { constructor: NpyError, message: /integer, not f8/ })
-  assert.throws(() => parseNpy(fixture('formats/cat.jpg')), { constructor: NpyError, message: /no \.npy/ })
+  assert.throws(() => integers(load('tokens-float64')), { constructor: NpyError, message: /integer type, not f8/ })
+  assert.throws(() => parseNpy(fixture('formats/cat.jpg')), { constructor: NpyError, message: /not a \.npy/ })
   const whole = fixture('numpy/tokens-uint16.npy')
   for (const length of [0, 5, 9, 40, 127, whole.length - 1]) {
     assert.throws(() => parseNpy(whole.subarray(0, length)), NpyError, `${length} bytes`)
   }
   assert.throws(() => parseNpy(Buffer.concat([whole, Buffer.alloc(1)])), NpyError)
+})
+
+/** A file with this header, before so much data. */
+function withHeader(header: string, data: Buffer): Buffer {
+  const head = Buffer.from('\x93NUMPY\x01\0\0\0', 'latin1')
+  head.writeUInt16LE(header.length, 8)
+  return Buffer.concat([head, Buffer.from(header, 'latin1'), data])
+}
+
+test('headers are read as Python writes dictionaries, whoever wrote them', () => {
+  const data = Buffer.from(Uint16Array.from([0, 1, 2, 3, 4, 5, 6, 4095]).buffer)
+  const headers = [
+    "{'shape': (8,), 'descr': '<u2', 'fortran_order': False}",
+    "{'descr': '<u2', 'fortran_order': True, 'shape': (8,), }\n",
+    '{"descr": "<u2", "fortran_order": False, "shape": (8,)}',
+    "  {'descr':'<u2','fortran_order':False,'shape':(8,),}   \n",
+    "{ 'descr' : '<u2' ,\n 'fortran_order' : False ,\n 'shape' : ( 8 , ) }",
+    "{u'descr': u'<u2', 'fortran_order': False, 'shape': (8L,)}",
+    "{'descr': 'uint16', 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': '=u2', 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': '<H', 'fortran_order': False, 'shape': (8,)}",
+  ]
+  for (const header of headers) {
+    const array = parseNpy(withHeader(header, data))
+    assert.deepEqual(array.shape, [8], header)
+    assert.deepEqual(integers(array), [0, 1, 2, 3, 4, 5, 6, 4095], header)
+  }
+  const refused = [
+    "{'descr': '<u2', 'fortran_order': False, 'shape': (8)}",
+    "{'descr': '<u2', 'fortran_order': False, 'shape': [8]}",
+    "{'descr': '<u2', 'fortran_order': False, 'shape': (,8)}",
+    "{'descr': '<u2', 'fortran_order': 'False', 'shape': (8,)}",
+    "{'descr': '<u2', 'fortran_order': False}",
+    "{'descr': '<u2', 'fortran_order': False, 'shape': (8,), 'x': (8,)}",
+    "{'descr': '<u2', 'descr': '>u2', 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': [('a', '<u2')], 'fortran_order': False, 'shape': (8,)}",
+    "{'descr': '<U4', 'fortran_order': False, 'shape': (1,)}",
+    "{'descr': '<u2' 'fortran_order': False, 'shape': (8,)}",
+    '',
+  ]
+  for (const header of refused) {
+    const message = /does not describe a plain array/
+    assert.throws(() => parseNpy(withHeader(header, data)), { constructor: NpyError, message }, header)
+  }
+})
+
+test('an array in Fortran order is the same array', () => {
+  const shape = [2, 3, 4, 3]
+  const count = shape.reduce((a, b) => a * b)
+  for (const width of [1, 2, 4, 8]) {
+    const [inC, inFortran] = [Buffer.alloc(count * width), Buffer.alloc(count * width)]
+    for (let i = 0; i < count; i++) {
+      // The index of each axis, from the place in C order.
+      const [a, b, c, d] = [Math.floor(i / 36), Math.floor(i / 12) % 3, Math.floor(i / 3) % 4, i % 3]
+      const at = a + 2 * (b + 3 * (c + 4 * d))
+      inC.writeUInt8(i, i * width)
+      inFortran.writeUInt8(i, at * width)
+    }
+    const header = (fortran: string) => `{'descr': '<u${width}', 'fortran_order': ${fortran}, 'shape': (2, 3, 4, 3)}`
+    const array = parseNpy(withHeader(header('True'), inFortran))
+    assert.deepEqual(array.shape, shape)
+    assert.deepEqual(array.data, inC)
+    assert.deepEqual(parseNpy(withHeader(header('False'), inC)).data, inC)
+  }
 })
 
 /** A file whose header says this, with as many bytes of data. */
@@ -50,11 +115,11 @@ function announcing(descr: string, shape: string, bytes = 0, version = 1): Buffe
 test('headers that announce what cannot be are refused', () => {
   assert.deepEqual(parseNpy(announcing('|u1', '3,', 3)).shape, [3])
   const refused: [string, Buffer, RegExp][] = [
-    ['a product past 2^53', announcing('<u2', '4294967296, 4294967296'), /no sense/],
-    ['a product that is infinite', announcing('<u2', `${'9'.repeat(400)},`), /no sense/],
-    ['a product of nothing and the infinite', announcing('<u2', `0, ${'9'.repeat(400)}`), /no sense/],
+    ['a product past 2^53', announcing('<u2', '4294967296, 4294967296'), /impossible/],
+    ['a product that is infinite', announcing('<u2', `${'9'.repeat(400)},`), /impossible/],
+    ['a product of nothing and the infinite', announcing('<u2', `0, ${'9'.repeat(400)}`), /impossible/],
     ['a negative dimension', announcing('<u2', '-1, 4'), /plain array/],
-    ['65 dimensions', announcing('|u1', '1, '.repeat(65), 1), /no sense/],
+    ['65 dimensions', announcing('|u1', '1, '.repeat(65), 1), /impossible/],
     ['more than follows', announcing('|u1', '4000000000,', 3), /announces 4000000000 bytes of data and 3 follow/],
     ['a header larger than NumPy reads', announcing('|u1', `${' '.repeat(10_000)}1`, 1, 2), /header is larger/],
   ]

@@ -31,7 +31,7 @@ export interface Backend {
 
 export async function startBackend(options: { timeoutMs?: number; queueLimit?: number } = {}): Promise<Backend> {
   const lines: Record<string, unknown>[] = []
-  const log = createLog('info', { write: (line: string) => lines.push(JSON.parse(line)) })
+  const log = createLog({ level: 'info', destination: { write: (line: string) => lines.push(JSON.parse(line)) } })
   const config = configOf()
   const metrics = new Metrics()
   const inference = await Inference.start({

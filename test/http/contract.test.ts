@@ -1,4 +1,7 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { after, before, test } from 'node:test'
+import openapiTS, { astToString } from 'openapi-typescript'
 import { problem } from '../helpers/contract.ts'
 import { type Backend, formOf, listen, photos, type Service, startBackend } from '../helpers/service.ts'
 
@@ -29,4 +32,10 @@ test('numbers past every bound are refused in a query', async () => {
     })
     await problem({ status: 400, kind: 'malformed', detail: /length/ }, 'POST', '/encode', encoded)
   }
+})
+
+test('the types are those of the contract', async () => {
+  const generated = astToString(await openapiTS(new URL('../../openapi.yaml', import.meta.url)))
+  const committed = readFileSync(new URL('../../src/http/openapi.d.ts', import.meta.url), 'utf8')
+  assert.ok(committed.endsWith(generated), 'run `npm run generate`')
 })

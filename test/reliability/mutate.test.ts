@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { mutate } from '../../reliability/mutate.ts'
-import { Random } from '../../reliability/random.ts'
+import { Random } from '../../tools/random.ts'
 import { fixture } from '../helpers/service.ts'
 
 const files = ['jpg', 'png', 'webp', 'avif', 'tiff'].map((format) => fixture(`formats/cat.${format}`))

@@ -182,11 +182,54 @@ test('what is not an image that the service takes', async () => {
   await refused({ ...unsupported, detail: /SVG/, item: 0 }, post(svg, { 'content-type': 'image/png' }))
   await refused({ ...unsupported, detail: /image\/svg\+xml/ }, post(svg, { 'content-type': 'image/svg+xml' }))
   await refused({ ...unsupported, detail: /text\/plain/ }, post('hello'))
-  await refused({ ...unsupported, detail: /no Content-Type/ }, post(null))
   await refused(
     { ...unsupported, detail: /gzip/ },
     post(svg, { 'content-type': 'image/png', 'content-encoding': 'gzip' }),
   )
+})
+
+test('where the content tells the format, the header may say less or another', async () => {
+  const png = fixture('formats/cat.png')
+  const { tokens } = await encode(png, { 'content-type': 'image/png' })
+  for (const type of ['image/jpg', 'image/x-png', 'IMAGE/JPG; x=y', 'application/octet-stream', '']) {
+    // fetch sends no Content-Type with bytes unless it is told to.
+    assert.deepEqual((await encode(png, type === '' ? {} : { 'content-type': type })).tokens, tokens, type)
+  }
+  await refused({ status: 422, kind: 'undecodable-image', detail: /image 0/, item: 0 }, post(Buffer.from('hello')))
+  await refused({ status: 422, kind: 'undecodable-image', detail: /empty/, item: 0 }, post(null))
+})
+
+test('a body in no encoding may say so in any case', async () => {
+  const headers = { 'content-type': 'image/webp' }
+  for (const encoding of ['identity', 'Identity', ' IDENTITY ']) {
+    await encode(photos[0] as Buffer<ArrayBuffer>, { ...headers, 'content-encoding': encoding })
+  }
+})
+
+test('base64 in lines or in a data URL is base64', async () => {
+  const photo = photos[0] as Buffer<ArrayBuffer>
+  const plain = photo.toString('base64')
+  const lines = plain.replaceAll(/.{76}/g, '$&\r\n')
+  const images = [plain, lines, `${lines}\n`, `data:image/webp;base64,${plain}`, `DATA:;base64,${lines}`]
+  const { tokens } = await encode(JSON.stringify({ images }), asJson)
+  for (const row of tokens) assert.deepEqual(row, tokens[0])
+  assert.equal(tokens.length, images.length)
+  const url = JSON.stringify({ images: [plain, 'data:image/svg+xml,%3Csvg/%3E'] })
+  await refused(
+    { status: 400, kind: 'malformed', detail: /^image 1 is a data URL that is not/, item: 1 },
+    post(url, asJson),
+  )
+})
+
+test('a query parameter that is not there is refused, with the one that was probably meant', async () => {
+  for (const [query, detail] of [
+    ['?lenght=4', /"lenght"; did you mean length\?/],
+    ['?Length=4', /"Length"; did you mean length\?/],
+    ['?length=4&x=1', /"x"; this path takes length/],
+    ['?constructor=1', /"constructor"/],
+  ] as const) {
+    await refused({ status: 400, kind: 'malformed', detail }, post(formOf(photos.slice(0, 1)), {}, query))
+  }
 })
 
 test('malformed bodies', async () => {
@@ -208,7 +251,7 @@ test('malformed bodies', async () => {
     [/fewer than 1/, post('--x--\r\n', multipart)],
     [/uint8 \[N, 128, 128, 3\].*3, 64, 64, 3/, post(fixture('numpy/images-other-size.npy'), asNpy)],
     [/uint8 \[N, 128, 128, 3\].*f8/, post(fixture('numpy/images-float64.npy'), asNpy)],
-    [/no \.npy/, post(photos[0], asNpy)],
+    [/not a \.npy/, post(photos[0], asNpy)],
   ]
   for (const [detail, answer, item] of cases)
     await refused({ ...malformed, detail, ...(item !== undefined && { item }) }, answer)
@@ -225,4 +268,33 @@ test('answers that nobody can give', async () => {
     await refused({ status: 406, kind: 'not-acceptable', detail: /x-npy/ }, post(formOf(photos), { accept }))
   }
   await encode(formOf(photos), { accept: 'application/x-npy;q=0.2, application/*;q=0.8' })
+})
+
+test('media types in Accept match with their parameters', async () => {
+  const image = photos[0] as Buffer<ArrayBuffer>
+  const answered = async (accept: string) => {
+    const answer = await post(image, { 'content-type': 'image/webp', accept }, '?length=1')
+    return answer.status === 200 ? answer.headers.get('content-type') : answer.status
+  }
+  const json = 'application/json; charset=utf-8'
+  const npy = 'application/x-npy'
+  const cases: [string, string | number][] = [
+    ['application/json; charset=utf-8', json],
+    ['APPLICATION/JSON;Charset="UTF-8"', json],
+    ['application/json;charset=utf-8;q=0.5, application/x-npy;q=0.4', json],
+    ['application/json;charset=utf-8;q=0.4, application/x-npy;q=0.5', npy],
+    ['application/json;charset=iso-8859-1', 406],
+    ['application/json;version=2', 406],
+    ['application/json;version=2, */*;q=0.1', json],
+    ['application/json;version=2, application/x-npy;q=0.1', npy],
+    ['application/json;note="a, b; c", application/x-npy', npy],
+    // The more specific range counts.
+    ['application/json;charset=utf-8;q=0, application/*', npy],
+    ['application/json;q=0, */*', npy],
+    ['*/*', json],
+    ['', json],
+    ['text/html, */*;q=0.8', json],
+    ['image/png', 406],
+  ]
+  for (const [accept, expected] of cases) assert.equal(await answered(accept), expected, accept)
 })

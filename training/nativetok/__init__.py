@@ -1,1 +1,1 @@
-"""NativeTok (arXiv 2601.22837): an image tokenizer whose tokens come in order."""
+"""NativeTok (arXiv 2601.22837): an image tokenizer with ordered tokens."""

@@ -1,6 +1,6 @@
-"""A small image classifier whose features compare images by what they show rather than pixel by pixel.
+"""A small image classifier whose features compare images by content rather than pixel by pixel.
 
-Its pooled features are what the Fréchet distance is measured on, its feature maps what a perceptual loss compares.
+The Fréchet distance uses its pooled features, a perceptual loss its feature maps.
 
 python -m nativetok.classifier --data FOLDER --out training/weights/classifier.safetensors
 """
@@ -27,26 +27,26 @@ from nativetok.model import to_pixels
 IMAGE_SIZE = 128
 WIDTHS = (32, 64, 128, 192)
 SIDES = (64, 64, 64, 64, 96, 96, 128, 128)
-"""The side in pixels that photos are trained at, an epoch each: small ones teach the most a second."""
+"""Image side in pixels, for each epoch of training: small images teach the most per second."""
 BATCH = 64
 RATE = 4e-3
-"""The highest learning rate."""
+"""The peak learning rate."""
 WARMUP = 0.2
-"""The share of the steps that the rate rises over."""
+"""The share of the steps in which the learning rate rises."""
 WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.1
 SHIFT = 8
-"""How far photos are shifted at most, in pixels."""
+"""The largest random shift of images, in pixels."""
 
 
 class Classifier(nn.Module):
     """A residual network of four stages (arXiv 1512.03385), each at half the resolution of the one before.
 
-    It starts at a quarter of the image's resolution: full resolution would cost more than all stages together.
+    The first stage has a quarter of the image's resolution: full resolution would cost more than all stages together.
     """
 
     def __init__(self, labels: Sequence[str], widths: Sequence[int] = WIDTHS) -> None:
-        """Build an untrained network for some labels; `widths` are the channels of its stages."""
+        """Build an untrained network for these labels; `widths` are the channels of its stages."""
         super().__init__()
         self.labels, self.widths = tuple(labels), tuple(widths)
         stems = [_convolution(3, widths[0], kernel=7, stride=4)]
@@ -57,10 +57,10 @@ class Classifier(nn.Module):
         self.head = nn.Linear(widths[-1], len(labels))
 
     def feature_maps(self, pixels: Tensor) -> list[Tensor]:
-        """What each stage sees in pixels [B, 3, H, W] in -1..1, for a perceptual loss.
+        """Feature maps of pixels [B, 3, H, W] in -1..1, for a perceptual loss.
 
         Returns:
-            A map a stage [B, width, H/s, W/s], s being 4, 8, 16 and 32; every value at least 0.
+            For each stage a map [B, width, H/s, W/s] with s = 4, 8, 16 and 32; values are at least 0.
         """
         maps, x = [], pixels.contiguous(memory_format=torch.channels_last)
         for stage in self.stages:
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
         return maps
 
     def features(self, pixels: Tensor) -> Tensor:
-        """What is in the whole image: the mean of the last stage's map, [B, F], of pixels [B, 3, H, W] in -1..1."""
+        """Features [B, F] of pixels [B, 3, H, W] in -1..1: the mean over the last stage's map."""
         return self.feature_maps(pixels)[-1].mean((2, 3))
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class Classifier(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a shortcut; it starts as the identity."""
+    """Two convolutions with a shortcut, initialised as the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _convolution(width: int, out: int, kernel: int, stride: int = 1) -> nn.Seque
 
 
 def save_classifier(model: Classifier, path: Path) -> None:
-    """Write the released form of a classifier: fp16 safetensors with its labels and widths in the metadata."""
+    """Write a classifier in its released form: fp16 safetensors with labels and widths in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
         name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if tensor.is_floating_point()
@@ -106,18 +106,18 @@ def save_classifier(model: Classifier, path: Path) -> None:
 
 
 def load_classifier(path: Path) -> Classifier:
-    """Read a released classifier, in evaluation mode, float32, its weights frozen."""
+    """Read a released classifier: float32, in evaluation mode, with frozen weights."""
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     model = Classifier(json.loads(metadata["labels"]), **json.loads(metadata["config"]))
-    # batches are counted only for training: the count is not among the released weights
+    # not strict: batch norm's count of batches, used only in training, is not among the released weights
     model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()}, strict=False)
     return model.eval().requires_grad_(False)
 
 
 @torch.inference_mode()
 def embed(model: Classifier, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
-    """Features float32 [N, F] of images uint8 [N, H, W, 3], on the model's device."""
+    """Compute features float32 [N, F] of images uint8 [N, H, W, 3] on the model's device."""
     device = model.head.weight.device
     batches = torch.from_numpy(images).split(batch)
     return np.concatenate([model.features(to_pixels(part.to(device))).cpu().numpy() for part in batches])
@@ -125,13 +125,13 @@ def embed(model: Classifier, images: NDArray[np.uint8], batch: int = 64) -> NDAr
 
 @torch.inference_mode()
 def classify(model: Classifier, images: NDArray[np.uint8], batch: int = 64) -> NDArray[np.int64]:
-    """The likeliest label of each image uint8 [N, H, W, 3], as its index int64 [N]."""
+    """The index int64 [N] of the most likely label of each image uint8 [N, H, W, 3]."""
     features = torch.from_numpy(embed(model, images, batch)).to(model.head.weight.device)
     return model.head(features).argmax(1).cpu().numpy()
 
 
 def accuracy(targets: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[float, float]:
-    """The share of images [N] named right, and the mean over the labels that occur of each label's share; 0..1 both."""
+    """Accuracy over all images [N], and its mean over the labels that occur (balanced accuracy); both 0..1."""
     right = targets == predicted
     return float(right.mean()), float(np.mean([right[targets == label].mean() for label in np.unique(targets)]))
 
@@ -139,13 +139,13 @@ def accuracy(targets: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[
 def train(
     model: Classifier, images: NDArray[np.uint8], targets: NDArray[np.int64], sides: Sequence[int] = SIDES
 ) -> None:
-    """Train a classifier in place: AdamW, the rate rising and falling once, photos mirrored and shifted at random.
+    """Train a classifier in place on its device: AdamW, one-cycle learning rate, random mirroring and shifts.
 
     Args:
-        model: on the device where the work is done; left in evaluation mode.
+        model: in evaluation mode afterwards.
         images: uint8 [N, H, W, 3].
-        targets: indices of their labels, int64 [N].
-        sides: for each epoch, the size photos are brought to; multiples of 32 up to H.
+        targets: label indices int64 [N].
+        sides: image side in each epoch; multiples of 32 up to H.
     """
     device = model.head.weight.device
     photos, labels = torch.from_numpy(images), torch.from_numpy(targets)
@@ -176,7 +176,7 @@ def train(
 
 
 def _varied(pixels: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W], each image mirrored or not, the batch shifted by up to `SHIFT` pixels."""
+    """Mirror each image of pixels [B, 3, H, W] at random and shift the batch by up to `SHIFT` pixels."""
     mirrored = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < 0.5
     padded = F.pad(torch.where(mirrored, pixels.flip(3), pixels), [SHIFT] * 4, mode="reflect")
     top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
@@ -184,17 +184,17 @@ def _varied(pixels: Tensor) -> Tensor:
 
 
 def _labelled(root: Path, split: str, labels: dict[str, str]) -> tuple[NDArray[np.uint8], list[str]]:
-    """The photos of a split that have a label, uint8 [N, H, W, 3], and what it is."""
+    """The photos of a split that have a label, uint8 [N, H, W, 3], and their labels."""
     keys, images = load_keyed_images(find_split(root, split), IMAGE_SIZE)
     known = [i for i, key in enumerate(keys) if key in labels]
     return images[known], [labels[keys[i]] for i in known]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: trains on the labelled train photos, reports on the labelled val photos, writes `--out`."""
+    """Run the command line: train on the labelled train photos, report on the labelled val photos, write `--out`."""
     parser = argparse.ArgumentParser(prog="python -m nativetok.classifier", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="data with train and val splits and labels.csv")
-    parser.add_argument("--out", type=Path, required=True, help="the weights to write, .safetensors")
+    parser.add_argument("--data", type=Path, required=True, help="data set with train and val splits and labels.csv")
+    parser.add_argument("--out", type=Path, required=True, help="file for the weights, .safetensors")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, help=f"cpu, cuda, cuda:1, ... (default {device})")
     options = parser.parse_args(arguments)
@@ -202,15 +202,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     labels = load_labels(options.data / "labels.csv")
     names = sorted(set(labels.values()))
-    images, said = _labelled(options.data, "train", labels)
+    images, named = _labelled(options.data, "train", labels)
     model = Classifier(names).to(options.device)
-    train(model, images, np.array([names.index(label) for label in said]))
+    train(model, images, np.array([names.index(label) for label in named]))
     save_classifier(model, options.out)
 
-    images, said = _labelled(options.data, "val", labels)
-    targets = np.array([names.index(label) for label in said])
+    images, named = _labelled(options.data, "val", labels)
+    targets = np.array([names.index(label) for label in named])
     plain, balanced = accuracy(targets, classify(load_classifier(options.out), images))
-    print(f"{len(images)} val photos: {plain:.1%} named right, {balanced:.1%} with every label counting the same")
+    print(f"{len(images)} val photos: accuracy {plain:.1%}, balanced over labels {balanced:.1%}")
 
 
 if __name__ == "__main__":

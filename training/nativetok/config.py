@@ -1,4 +1,4 @@
-"""Configuration as data: one YAML file describes a model and the run that trains it."""
+"""Configuration as data: one YAML file describes a model and its training run."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +14,7 @@ class ModelConfig:
     image_size: int = 128
     patch_size: int = 16
     stages: tuple[int, ...] = (32, 64, 128)
-    """Sequence length after each stage of Hierarchical Native Training; the last is the full length."""
+    """Sequence length after each stage of Hierarchical Native Training; the last one is the full length."""
     codebook_size: int = 4096
     code_width: int = 12
 
@@ -23,34 +23,34 @@ class ModelConfig:
     encoder_heads: int = 4
 
     expert_kind: Literal["cross", "self", "parallel"] = "cross"
-    """`self` is the paper's expert, `cross` the cheaper default, `parallel` TiTok's way to compare (see `model.py`)."""
+    """`self` is the paper's expert, `cross` the cheaper default, `parallel` the TiTok baseline (see `model.py`)."""
     expert_width: int = 96
-    """Also the width of the latents: the dimension switcher maps the encoder's width to it."""
+    """Also the width of the latents: the dimension switcher maps the encoder width to it."""
     expert_depth: int = 2
     expert_heads: int = 4
     expert_mlp: int = 96
 
     token_width: int = 40
-    """What a token says of each patch is a linear map of its code to this many channels a patch."""
+    """Channels per patch that a linear map produces from each token's code."""
     decoder_width: int = 256
     decoder_depth: int = 6
     decoder_heads: int = 4
 
     def __post_init__(self) -> None:
-        """Raise ValueError for sizes that do not fit together."""
+        """Raise ValueError if sizes do not fit together."""
         object.__setattr__(self, "stages", tuple(self.stages))
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if list(self.stages) != sorted(set(self.stages)) or self.stages[0] < 1:
-            raise ValueError(f"stages must grow: {self.stages}")
+            raise ValueError(f"stages must be positive and increasing, not {self.stages}")
         if self.expert_kind not in ("cross", "self", "parallel"):
-            raise ValueError(f"expert_kind is 'cross', 'self' or 'parallel', not {self.expert_kind!r}")
+            raise ValueError(f"expert_kind must be 'cross', 'self' or 'parallel', not {self.expert_kind!r}")
         for part in ("encoder", "expert", "decoder"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:
-                raise ValueError(f"{part}_width {width} is no multiple of {part}_heads {heads}")
+                raise ValueError(f"{part}_width {width} is not a multiple of {part}_heads {heads}")
         if self.token_width > self.decoder_width:
-            raise ValueError(f"token_width {self.token_width} is over decoder_width {self.decoder_width}")
+            raise ValueError(f"token_width {self.token_width} is larger than decoder_width {self.decoder_width}")
 
     @property
     def length(self) -> int:
@@ -59,7 +59,7 @@ class ModelConfig:
 
     @property
     def latents(self) -> int:
-        """The number of latents of an image: one a patch, or one a token where these are read out in parallel."""
+        """The number of latents of an image: one per patch, or one per token for `parallel`."""
         return self.length if self.expert_kind == "parallel" else (self.image_size // self.patch_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,30 +72,31 @@ class TrainConfig:
     """How a run trains."""
 
     stage_images: tuple[int, ...]
-    """The budget of each stage of Hierarchical Native Training, in images, so that a resumed run is the same run."""
+    """Images per stage of Hierarchical Native Training. A budget in images makes a resumed run the same run."""
     joint_images: int = 0
-    """Images of the joint fine-tune of every part after the last stage; 0 leaves it out. It changes all tokens."""
+    """Images for the joint fine-tuning of all parts after the last stage; 0 skips it. It changes all tokens."""
     batch_size: int = 32
     initialisation_images: int = 8192
-    """How many training images the data-dependent initialisation looks at; 0 starts from random weights."""
+    """How many training images the data-dependent initialisation uses; 0 starts from random weights."""
     muon_rate: float = 0.003
-    """Muon's rate for the matrices of encoder and decoder blocks."""
+    """Muon's learning rate for the matrices of encoder and decoder blocks."""
     expert_rate: float = 5e-4
-    """AdamW's rate for the experts' matrices, which are many: orthogonalising them costs more than it brings."""
+    """AdamW's learning rate for the experts' matrices: there are so many that orthogonalising them does not pay."""
     adam_rate: float = 1e-3
+    """AdamW's learning rate for everything else."""
     linear_rate: float = 2e-4
-    """AdamW's rate for maps that start as least-squares solutions."""
+    """AdamW's learning rate for maps that start as least-squares solutions."""
     weight_decay: float = 0.01
     warmup_steps: int = 30
     tail_drop: float = 0.35
-    """The share of a batch that loses a random tail of its tokens."""
+    """The share of each batch whose sequences lose a random tail."""
     ema_decay: float = 0.99
     seed: int = 0
     validate_every: int = 200
-    """Steps between two validations, which also save a checkpoint."""
+    """Steps between validations; each one also saves a checkpoint."""
     validation_images: int = 256
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto`: bfloat16 where the processor multiplies it in hardware, else float32."""
+    """`auto`: bfloat16 if the hardware has matrix units for it, else float32."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,15 @@ class RunConfig:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a YAML file. Raises ValueError that names an unknown or missing key."""
+        """Read a YAML file. Raises ValueError for unknown keys and for sizes that do not fit together."""
         data = yaml.safe_load(path.read_text())
         train = dict(data["train"])
         train["stage_images"] = tuple(train["stage_images"])
         config = cls(_build(ModelConfig, data["model"]), _build(TrainConfig, train))
         if len(config.train.stage_images) != len(config.model.stages):
             raise ValueError(
-                f"{path}: {len(config.train.stage_images)} training stages for {len(config.model.stages)} of the model"
+                f"{path}: stage_images has {len(config.train.stage_images)} entries, "
+                f"but the model has {len(config.model.stages)} stages"
             )
         return config
 
@@ -125,5 +127,5 @@ T = TypeVar("T")
 def _build(kind: type[T], values: dict[str, Any]) -> T:
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if unknown := set(values) - known:
-        raise ValueError(f"{kind.__name__} knows no {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown keys for {kind.__name__}: {', '.join(sorted(unknown))}")
     return kind(**values)

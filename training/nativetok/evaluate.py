@@ -1,4 +1,4 @@
-"""Measures released weights on a set of images and draws a contact sheet.
+"""Evaluates released weights on a set of images and draws a contact sheet.
 
 python -m nativetok.evaluate --weights training/weights/nativetok-128.safetensors --data FOLDER --out DIR
 """
@@ -28,13 +28,13 @@ LABEL_WIDTH = 96
 def reconstruct(
     model: NativeTok, images: np.ndarray, lengths: Sequence[int] | None = None, batch: int = 32
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """Encode images once and decode prefixes of their tokens.
+    """Encode images once and decode prefixes of their tokens, on the model's device.
 
     Args:
-        model: in evaluation mode; its device is where the work is done.
+        model: in evaluation mode.
         images: uint8 [N,H,W,3] at the model's size.
-        lengths: of the prefixes, each 1..L; default the model's stages.
-        batch: images at a time.
+        lengths: prefix lengths, each 1..L; by default the model's stages.
+        batch: images per batch.
 
     Returns:
         Tokens int64 [N,L], and for each length the reconstructions uint8 [N,H,W,3].
@@ -59,19 +59,19 @@ def measure(
     codebook_size: int,
     classifier: Classifier | None = None,
 ) -> dict[str, Any]:
-    """Every figure of the evaluation.
+    """Compute all figures of the evaluation.
 
     Args:
         images: uint8 [N,H,W,3].
         tokens: integers [N,L], ids of 0..codebook_size-1.
         decoded: length -> uint8 [N,H,W,3].
-        codebook_size: entries of the codebook.
-        classifier: whose features the Fréchet distance is measured on.
+        codebook_size: entries in the codebook.
+        classifier: its features are used for the Fréchet distance.
 
     Returns:
-        A JSON-ready dictionary: the means over images of PSNR (dB) and SSIM a length, there too the Fréchet distance of
-        the reconstructions from the images (null without a classifier), the share of the codebook in use, over all
-        images and over the first 1,000 (null when there are fewer), and bits of entropy a position.
+        A JSON-ready dictionary: for each length the mean PSNR (dB) and SSIM over images and the Fréchet distance
+        between reconstructions and images (null without a classifier); the share of the codebook in use, over all
+        images and over the first 1,000 (null if there are fewer); and the entropy at each position in bits.
     """
     entropy = position_entropy(tokens)
     distances: dict[int, float] = {}
@@ -102,10 +102,10 @@ def measure(
 
 
 def contact_sheet(images: np.ndarray, decoded: dict[int, np.ndarray]) -> Image.Image:
-    """Draw originals on top and a row of reconstructions a length below, labelled on the left.
+    """Draw a row of originals and, below it, a row of reconstructions for each length, with labels on the left.
 
     Args:
-        images: uint8 [N,H,W,3]; up to twelve are shown, spread evenly over them.
+        images: uint8 [N,H,W,3]; up to twelve, evenly spaced, are shown.
         decoded: length -> uint8 [N,H,W,3].
     """
     shown = np.unique(np.linspace(0, len(images) - 1, SHEET_IMAGES).round().astype(int))
@@ -123,23 +123,23 @@ def contact_sheet(images: np.ndarray, decoded: dict[int, np.ndarray]) -> Image.I
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: writes `evaluation.json` and `contact-sheet.png` into `--out`."""
+    """Run the command line: write `evaluation.json` and `contact-sheet.png` into `--out`."""
     parser = argparse.ArgumentParser(prog="python -m nativetok.evaluate", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--weights", type=Path, required=True, help="released weights, .safetensors")
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="data (its val split), photos or .tar shards"
+        "--data", type=Path, nargs="+", required=True, help="data sets (the val split is used), photos or .tar shards"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and contact-sheet.png")
-    parser.add_argument("--classifier", type=Path, help="a classifier's weights: adds the Fréchet distance")
-    parser.add_argument("--lengths", type=int, nargs="+", help="tokens to decode (default: the model's stages)")
-    parser.add_argument("--batch", type=int, default=32, help="images at a time (default 32)")
+    parser.add_argument("--classifier", type=Path, help="classifier weights, for the Fréchet distance")
+    parser.add_argument("--lengths", type=int, nargs="+", help="prefix lengths to decode (default: the model's stages)")
+    parser.add_argument("--batch", type=int, default=32, help="images per batch (default 32)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, help=f"cpu, cuda, cuda:1, ... (default {device})")
     options = parser.parse_args(arguments)
 
     model = load_weights(options.weights).to(options.device)
     if wrong := [length for length in options.lengths or [] if not 1 <= length <= model.config.length]:
-        parser.error(f"--lengths {wrong[0]} is not within 1 and the model's {model.config.length}")
+        parser.error(f"--lengths {wrong[0]}: must be between 1 and {model.config.length}, the model's length")
     images = load_images([path for root in options.data for path in find_split(root, "val")], model.config.image_size)
     tokens, decoded = reconstruct(model, images, options.lengths, options.batch)
     classifier = load_classifier(options.classifier).to(options.device) if options.classifier else None
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for length, figure in figures["lengths"].items():
         distance = "" if figure["frechet"] is None else f"  Fréchet {figure['frechet']:.2f}"
         print(f"{length:>4} tokens  PSNR {figure['psnr']:.2f} dB  SSIM {figure['ssim']:.3f}{distance}")
-    print(f"codebook in use {figures['codebook']['used']:.1%}, {figures['entropy']['mean_bits']:.2f} bits a token")
+    print(f"codebook in use {figures['codebook']['used']:.1%}, {figures['entropy']['mean_bits']:.2f} bits per token")
 
 
 if __name__ == "__main__":

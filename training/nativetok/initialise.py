@@ -1,8 +1,8 @@
-"""Data-dependent initialisation: the model starts as a good linear codec of its own structure.
+"""Data-dependent initialisation: the model starts as a linear codec with the structure of the model.
 
-Training then improves a tokenizer instead of finding one. Transformer blocks start as the identity; patches go in and
-come out by their principal components; a position's code starts as what explains most of the images beyond what the
-codes before explain; the decoder's linear maps start as regressions on the codes.
+So training starts from a working tokenizer. Transformer blocks start as the identity; patches are embedded and drawn by
+their principal components; each position's code starts as the linear map that explains most of what the earlier codes
+leave unexplained; the decoder's linear maps start as regressions on the codes.
 """
 
 import torch
@@ -12,20 +12,22 @@ from torch.nn import functional as F
 from nativetok.model import NativeTok, patches, to_pixels
 
 THUMBNAIL = 32
-"""Side of the thumbnails whose error the codes are chosen to lower."""
+"""Side in pixels of the thumbnails that the codes are fitted to explain."""
 OUTPUT_IMAGES = 1024
-"""How many images the output layer is fitted on."""
+"""How many images the output layer is fitted to."""
 
 
 @torch.no_grad()
 def initialise_stage(model: NativeTok, stage: int, images: Tensor) -> None:
-    """Start the experts of a stage, and the decoder's part for them, from training images uint8 [M, H, W, 3].
+    """Initialise a stage's experts and the decoder's part for them from training images uint8 [M, H, W, 3].
 
-    The first stage starts encoder and decoder too. The model is to be in evaluation mode. Raises ValueError for a model
-    whose tokens are read out in parallel: at its start they would say the same of every image.
+    The first stage also initialises the encoder and the rest of the decoder. The model must be in evaluation mode.
+    Raises ValueError for `parallel` models: their learned tokens would start out the same for every image.
     """
     if model.config.expert_kind == "parallel":
-        raise ValueError("a model of kind 'parallel' has no linear codec to start as: initialisation_images is to be 0")
+        raise ValueError(
+            "initialisation_images must be 0 for expert_kind 'parallel', which cannot start as a linear codec"
+        )
     pixels = to_pixels(images)
     if stage == 0:
         _initialise_encoder(model, pixels)
@@ -37,7 +39,7 @@ def initialise_stage(model: NativeTok, stage: int, images: Tensor) -> None:
 
 
 def _initialise_encoder(model: NativeTok, pixels: Tensor) -> None:
-    """Patches enter by their principal components, of which the leading ones are the latents."""
+    """Embed patches by their principal components; the leading ones become the latents."""
     encoder = model.encoder
     mean, components = _principal_components(patches(pixels, model.config.patch_size), model.config.encoder_width)
     encoder.patch_embedding.weight.zero_()[: len(components)] = components
@@ -47,15 +49,15 @@ def _initialise_encoder(model: NativeTok, pixels: Tensor) -> None:
 
 
 def _initialise_experts(model: NativeTok, stage: int, pixels: Tensor, latents: Tensor) -> Tensor:
-    """Start the codes of a stage's positions, in order; return the codes [M, end, C] of all positions so far.
+    """Initialise the readout of a stage's positions in order; return the codes [M, end, C] of all positions so far.
 
-    A position's head takes from its state the directions that explain most of the thumbnails beyond what the codes
-    before explain (reduced-rank regression), less what those codes tell of these directions already.
+    A position reads those directions of its state that explain most of what earlier codes leave unexplained of the
+    thumbnails (reduced-rank regression). What earlier codes predict of these directions is subtracted.
     """
     config, mocet, quantiser = model.config, model.mocet, model.quantiser
     thumbnails = F.avg_pool2d(pixels, config.image_size // THUMBNAIL).flatten(1)
     unexplained = thumbnails - thumbnails.mean(0)
-    basis = latents.new_empty(len(latents), 0)  # orthonormal, of the same space as the centred codes so far
+    basis = latents.new_empty(len(latents), 0)  # orthonormal, spans the centred codes so far
     codes = latents.new_empty(len(latents), 0, config.code_width)
     memory = latents
     for experts in mocet.experts[: stage + 1]:
@@ -63,38 +65,38 @@ def _initialise_experts(model: NativeTok, stage: int, pixels: Tensor, latents: T
             if experts.start == mocet.experts[stage].start:
                 state = experts.state(i, memory)
                 state = state - state.mean(0)
-                unsaid = state - basis @ (basis.T @ state)
-                whiten = _whitening(unsaid)
-                explains = (unsaid @ whiten).T @ unexplained
+                residual = state - basis @ (basis.T @ state)
+                whiten = _whitening(residual)
+                explains = (residual @ whiten).T @ unexplained
                 directions = torch.linalg.eigh(explains @ explains.T).eigenvectors.flip(1)[:, : config.code_width]
                 head = whiten @ directions
                 experts.weights["code"][i - experts.start] = head
                 if i > 0:
-                    told = _regression(codes.flatten(1), state @ head)
-                    experts.weights["told"][i - experts.start, : len(told)] = told
+                    regression = _regression(codes.flatten(1), state @ head)
+                    experts.weights["told"][i - experts.start, : len(regression)] = regression
                 experts.calibrate(i, memory, codes)
             code = quantiser.lookup(quantiser(experts.expert(i)(memory, codes)))
             codes = torch.cat([codes, code[:, None]], dim=1)
             memory = torch.cat([memory, experts.embed(mocet.token_embedding, code[:, None], i)], dim=1)
             new, scale = torch.linalg.qr((code - code.mean(0)) - basis @ (basis.T @ (code - code.mean(0))))
-            new = new * (scale.diagonal().abs() > 1e-3 * code.norm())  # of few images, codes soon span all there is
+            new = new * (scale.diagonal().abs() > 1e-3 * code.norm())  # with few images the codes soon span everything
             unexplained -= new @ (new.T @ unexplained)
             basis = torch.cat([basis, new], dim=1)
     return codes
 
 
 def _initialise_embeddings(model: NativeTok, stage: int, pixels: Tensor, codes: Tensor) -> None:
-    """What a stage's tokens say of each patch starts as the regression of what is unsaid before them on their codes."""
+    """Initialise the maps from a stage's codes to patches: regressions of what earlier codes leave unexplained."""
     config, decoder, start = model.config, model.decoder, model.mocet.experts[stage].start
     rows = patches(pixels, config.patch_size)
     mean, components = _principal_components(rows, config.token_width)
     content = (rows - mean) @ components.T  # [M, N, token width]
-    unsaid = content.flatten(1) - content.flatten(1).mean(0)
+    residual = content.flatten(1) - content.flatten(1).mean(0)
     if stage > 0:
         before = codes[:, :start].flatten(1)
-        unsaid -= (before - before.mean(0)) @ _regression(before, unsaid)
-    told = _regression(codes[:, start:].flatten(1), unsaid)
-    decoder.token_embedding[start : codes.shape[1]] = told.view(-1, config.code_width, told.shape[1])
+        residual -= (before - before.mean(0)) @ _regression(before, residual)
+    regression = _regression(codes[:, start:].flatten(1), residual)
+    decoder.token_embedding[start : codes.shape[1]] = regression.view(-1, config.code_width, regression.shape[1])
     if stage == 0:
         decoder.mask.zero_()[:, : config.token_width] = content.mean(0)
         torch.nn.init.eye_(decoder.widen.weight)
@@ -102,7 +104,7 @@ def _initialise_embeddings(model: NativeTok, stage: int, pixels: Tensor, codes: 
 
 
 def _initialise_output(model: NativeTok, pixels: Tensor, codes: Tensor) -> None:
-    """The output layer starts as the regression of the pixels around a patch on the decoder's state there."""
+    """Initialise the output layer as the regression of the pixels around a patch on the decoder's state there."""
     size, decoder = model.config.patch_size, model.decoder
     absent = torch.zeros(codes.shape[:2], dtype=torch.bool, device=codes.device)
     states = decoder.norm(decoder.blocks(decoder.spread(codes, absent))).flatten(0, 1)
@@ -116,7 +118,7 @@ def _initialise_output(model: NativeTok, pixels: Tensor, codes: Tensor) -> None:
 def _principal_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The mean [P] of rows [..., P] and their first principal components [count, P].
 
-    Components are scaled to leave each the square root of its deviation: coarse ones lead and fine ones are heard.
+    Components are scaled so that each keeps the square root of its deviation: coarse ones lead, fine ones still count.
     """
     rows = rows.flatten(0, -2)
     mean = rows.mean(0)
@@ -126,7 +128,7 @@ def _principal_components(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _whitening(rows: Tensor) -> Tensor:
-    """The map [D, D] that gives centred rows [M, D] variance 1 in every direction, less where there is next to none."""
+    """The map [D, D] that gives centred rows [M, D] unit variance in all directions but those with almost none."""
     variances, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
     return vectors * (variances + 1e-4 * variances.max() + 1e-6).rsqrt()
 

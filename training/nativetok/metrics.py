@@ -1,4 +1,4 @@
-"""How good reconstructions are and how tokens are used: PSNR, SSIM, Fréchet distance, entropy, codebook use."""
+"""Metrics of reconstructions and tokens: PSNR, SSIM, Fréchet distance, entropy, codebook use."""
 
 import numpy as np
 from skimage.metrics import structural_similarity
@@ -12,7 +12,7 @@ def psnr(reference: np.ndarray, images: np.ndarray) -> np.ndarray:
         images: uint8 [N,H,W,3].
 
     Returns:
-        float64 [N] in dB, infinite where an image equals its reference.
+        float64 [N] in dB; infinite if an image equals its reference.
     """
     _check_pair(reference, images)
     error = reference.astype(np.float64) - images
@@ -22,7 +22,7 @@ def psnr(reference: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def ssim(reference: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Structural similarity of each image: scikit-image's, gaussian weights of sigma 1.5, mean over RGB.
+    """Structural similarity of each image: scikit-image's, with Gaussian weights of sigma 1.5, mean over RGB.
 
     Args:
         reference: uint8 [N,H,W,3], H and W at least 11.
@@ -50,26 +50,29 @@ def ssim(reference: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def frechet_distance(reference: np.ndarray, other: np.ndarray) -> float:
-    """Fréchet distance of two sets of features, each taken for a Gaussian (Heusel et al. 2017, arXiv 1706.08500).
+    """Fréchet distance between two sets of features, modelled as Gaussians (Heusel et al. 2017, arXiv 1706.08500).
 
-    It is an FID only on the Inception network's features; on others it compares with itself alone. It is biased
-    upwards, the more so the fewer the samples against F: two halves of one set are some way apart. So compare figures
-    of the same N only; with N not well above F they say little.
+    It is an FID only on features of the Inception network; on other features it is comparable only with itself. It is
+    biased upwards, more so the fewer samples there are relative to F: even two halves of one set are some distance
+    apart. So compare figures only for equal N; unless N is well above F they mean little.
 
     Args:
         reference: floats [N,F], N at least 2.
         other: floats [M,F], M at least 2.
 
     Returns:
-        A number from 0 up, in squared units of the features.
+        At least 0, in squared units of the features.
+
+    Raises:
+        ValueError: if the arrays are not 2-D, differ in F or have fewer than two rows.
     """
     if reference.ndim != 2 or other.ndim != 2 or reference.shape[1] != other.shape[1]:
-        raise ValueError(f"two arrays of as many features each are needed, not {reference.shape} and {other.shape}")
+        raise ValueError(f"need two 2-D arrays with the same number of features, not {reference.shape}, {other.shape}")
     if min(len(reference), len(other)) < 2:
-        raise ValueError(f"two samples or more are needed for a covariance, not {len(reference)} and {len(other)}")
+        raise ValueError(f"need at least two samples each for a covariance, not {len(reference)} and {len(other)}")
     (mean, factor), (other_mean, other_factor) = _gaussian(reference), _gaussian(other)
-    # tr (S T)^(1/2) is the sum of the singular values of A B^T where S = A^T A and T = B^T B. No matrix root is taken,
-    # which would be inexact for covariances that fewer samples than features leave singular.
+    # tr (S T)^(1/2) is the sum of the singular values of A B^T where S = A^T A and T = B^T B. This avoids a matrix
+    # square root, which is inexact for singular covariances (fewer samples than features).
     cross = np.linalg.svd(factor @ other_factor.T, compute_uv=False).sum()
     spread = np.square(factor).sum() + np.square(other_factor).sum() - 2 * cross
     return float(max(np.square(mean - other_mean).sum() + spread, 0.0))
@@ -78,7 +81,7 @@ def frechet_distance(reference: np.ndarray, other: np.ndarray) -> float:
 def position_entropy(tokens: np.ndarray) -> np.ndarray:
     """Empirical entropy of the ids at each position.
 
-    The estimate is bounded by log2(N): with 1,000 images no position can show more than 9.97 bits.
+    The estimate is at most log2(N): with 1,000 images, no position can have more than 9.97 bits.
 
     Args:
         tokens: integers [N,L], N at least 1.
@@ -90,14 +93,14 @@ def position_entropy(tokens: np.ndarray) -> np.ndarray:
 
 
 def codebook_use(tokens: np.ndarray, size: int) -> float:
-    """Share of the codebook's entries that occur at least once.
+    """Share of the codebook entries that occur at least once.
 
     Args:
         tokens: integers of any shape, ids of 0..size-1.
-        size: entries of the codebook.
+        size: entries in the codebook.
 
     Returns:
-        A number in 0..1.
+        0..1.
     """
     return len(np.unique(tokens)) / size
 
@@ -119,6 +122,6 @@ def _entropy(ids: np.ndarray) -> float:
 def _check_pair(reference: np.ndarray, images: np.ndarray) -> None:
     if reference.shape != images.shape or reference.dtype != np.uint8 or images.dtype != np.uint8:
         raise ValueError(
-            f"two uint8 arrays of one shape are needed, not {reference.dtype} {reference.shape} "
+            f"need two uint8 arrays of the same shape, not {reference.dtype} {reference.shape} "
             f"and {images.dtype} {images.shape}"
         )

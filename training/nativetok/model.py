@@ -1,9 +1,9 @@
-"""The NativeTok model (arXiv 2601.22837), whole.
+"""The whole NativeTok model (arXiv 2601.22837).
 
     images --MetaImageTransformer--> latents --MoCET--> codes --Quantiser--> tokens --Decoder--> images
 
-Letters in shapes: B images, N latents (one a patch), L sequence length, n experts of a stage, D expert width, H heads,
-K codebook entries, C code width.
+Letters in shapes: B images, N latents (one per patch), L sequence length, n experts in a stage, D expert width,
+H heads, K codebook entries, C code width.
 """
 
 import itertools
@@ -35,41 +35,41 @@ class NativeTok(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor, length: int | None = None) -> Tensor:
-        """Tokenize images uint8 [B, H, W, 3] to ids int64 [B, length], each 0..K-1; `length` 1..L, default L.
+        """Tokenize images uint8 [B, H, W, 3] to ids int64 [B, length], each 0..K-1; `length` is 1..L, by default L.
 
-        Token i depends on the image and tokens 0..i-1 alone: a shorter encoding is a prefix of a longer one.
+        Token i depends only on the image and tokens 0..i-1: a shorter encoding is a prefix of a longer one.
         """
         latents = self.encoder(to_pixels(images))
         return self.mocet.generate(latents, self.quantiser, length or self.config.length)[1]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Draw images uint8 [B, H, W, 3] from ids int64 [B, k], k in 1..L; an id of K stands for an absent token."""
+        """Decode ids int64 [B, k], k in 1..L, to images uint8 [B, H, W, 3]; the id K stands for an absent token."""
         tokens = F.pad(tokens, (0, self.config.length - tokens.shape[1]), value=self.config.codebook_size)
         return to_uint8(self.decoder(self.quantiser.lookup(tokens), tokens == self.config.codebook_size))
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Images uint8 [B, H, W, 3] to the network's pixels float32 [B, 3, H, W] in -1..1."""
+    """Convert images uint8 [B, H, W, 3] to the network's pixels float32 [B, 3, H, W] in -1..1."""
     return scaled(images.permute(0, 3, 1, 2))
 
 
 def scaled(values: Tensor) -> Tensor:
-    """Values uint8 of images to the network's, float32 in -1..1."""
+    """Scale uint8 values of any shape to float32 in -1..1."""
     return values.float() / 127.5 - 1
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """The network's pixels float32 [B, 3, H, W] to images uint8 [B, H, W, 3]."""
+    """Convert the network's pixels float32 [B, 3, H, W] to images uint8 [B, H, W, 3]."""
     return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Transformer blocks of encoder and decoder
+# Transformer blocks for encoder and decoder
 
 
 def sincos(places: Tensor, width: int) -> Tensor:
-    """Full-scale 2-D sine-cosine positions [M, width] of places [M, 2] in patches (MAE, arXiv 2111.06377)."""
+    """2-D sine-cosine position embeddings [M, width] of places [M, 2] in units of patches (MAE, arXiv 2111.06377)."""
     angles = places[:, :, None] * 100.0 ** -torch.linspace(0, 1, width // 4)  # [M, 2, width/4]
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
@@ -80,10 +80,9 @@ def patch_places(grid: int) -> Tensor:
 
 
 def token_places(grid: int, length: int) -> tuple[Tensor, Tensor]:
-    """Where on the image each token starts to look: centres [length, 2] and sides [length] of squares, in patches.
+    """Where each token initially looks in the image: centres [length, 2] and sides [length] of squares, in patches.
 
-    Squares shrink from the whole image to a patch as more tokens share it; any first few are spread evenly (by the R2
-    sequence).
+    The squares shrink from the whole image to one patch. Any prefix of them is spread evenly (by the R2 sequence).
     """
     plastic = 1.32471795724
     steps = torch.arange(1, length + 1)[:, None] * torch.tensor([1 / plastic, 1 / plastic**2])
@@ -93,7 +92,7 @@ def token_places(grid: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 class Attention(nn.Module):
-    """Bidirectional multi-head self-attention, as plain products: faster on CPU than the built-in at these lengths."""
+    """Bidirectional multi-head self-attention as plain products: on a CPU faster than PyTorch's at these lengths."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -101,7 +100,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
-        # queries and keys start alike, so that like attends to like (mimetic initialisation, arXiv 2305.09828)
+        # Queries and keys start equal, so that similar rows attend to each other (mimetic initialisation, 2305.09828).
         with torch.no_grad():
             self.qkv.weight[width : 2 * width] = self.qkv.weight[:width]
 
@@ -114,7 +113,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; it starts as the identity."""
+    """A pre-norm transformer block, initialised as the identity."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -131,12 +130,12 @@ class Block(nn.Module):
 
 
 class MetaImageTransformer(nn.Module):
-    """Meta Image Transformer with its dimension switcher: an image's latents, locked for all experts (section 3.2)."""
+    """Meta Image Transformer with its dimension switcher: computes the latents that all experts share (section 3.2)."""
 
     positions: Tensor
     latent_positions: Tensor
     tokens: nn.Parameter | None
-    """Learned tokens that the blocks fill beside the patches, for experts that read them out in parallel."""
+    """Learned tokens that go through the blocks beside the patches; only `parallel` has them."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -156,11 +155,11 @@ class MetaImageTransformer(nn.Module):
         self.dimension_switcher = nn.Linear(config.encoder_width, config.expert_width)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] in -1..1 to latents [B, N, D]."""
+        """Map pixels [B, 3, H, W] in -1..1 to latents [B, N, D]."""
         return self.read(patches(pixels, self.patch_size))
 
     def read(self, x: Tensor) -> Tensor:
-        """Patches [B, N, 3 * size * size] to latents [B, N, D]."""
+        """Map patches [B, N, 3 * size * size] to latents [B, N, D]."""
         x = self.patch_embedding(x) + self.positions
         if self.tokens is None:
             return self.dimension_switcher(self.norm(self.blocks(x))) + self.latent_positions
@@ -180,9 +179,9 @@ def patches(pixels: Tensor, size: int) -> Tensor:
 
 
 class MoCET(nn.Module):
-    """One small expert a position; expert i reads the latents and the embedded tokens before it (section 3.2).
+    """One small expert per position; expert i reads the latents and the embedded tokens before it (section 3.2).
 
-    The experts of one training stage share a module, their weights stacked, so that a stage freezes and grows whole.
+    The experts of one training stage share a module with stacked weights, so that a stage is added and frozen as one.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -200,7 +199,7 @@ class MoCET(nn.Module):
         return [cast(Experts, stage) for stage in self.stages]
 
     def generate(self, latents: Tensor, quantiser: "Quantiser", length: int) -> tuple[Tensor, Tensor]:
-        """The causal loop: codes [B, length, C] and their ids int64 [B, length] one by one from latents [B, N, D]."""
+        """Run the causal loop: from latents [B, N, D] to codes [B, length, C] and their ids int64 [B, length]."""
         b = latents.shape[0]
         memory = latents.new_empty(b, latents.shape[1] + length, latents.shape[2])
         memory[:, : latents.shape[1]] = latents
@@ -218,7 +217,7 @@ class MoCET(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, latents: Tensor, quantiser: "Quantiser", first: int, end: int) -> None:
-        """Measure what codes of positions first..end-1 are normalised by, on latents of many images [B, N, D]."""
+        """Measure the statistics that normalise the codes of positions first..end-1, on latents [B, N, D]."""
         memory, codes = latents, latents.new_empty(len(latents), 0, self.config.code_width)
         for stage in self.experts:
             for i in range(stage.start, min(stage.end, end)):
@@ -229,9 +228,9 @@ class MoCET(nn.Module):
                 memory = torch.cat([memory, stage.embed(self.token_embedding, code, i)], dim=1)
 
     def predict(self, latents: Tensor, codes: Tensor, stage: int) -> Tensor:
-        """What the experts of a stage say, all at once: codes of the whole prefix [B, end, C] to codes [B, n, C].
+        """Predict the codes [B, n, C] of all positions of a stage at once, given the codes [B, end, C] up to its end.
 
-        The same as the causal loop given that its tokens are known already (teacher forcing); used in training.
+        Gives what the causal loop gives, as its tokens are known already (teacher forcing); training uses it.
         """
         experts = self.experts[stage]
         embedded, start = [latents], 0
@@ -243,12 +242,12 @@ class MoCET(nn.Module):
 
 
 class Experts(nn.Module):
-    """The experts of positions start..end-1; every weight is stacked along its first dimension, one slice an expert."""
+    """The experts of positions start..end-1; every weight has one slice per expert along its first dimension."""
 
     code_mean: Tensor
     code_deviation: Tensor
-    hear = True
-    """Whether a position hears of the tokens before it."""
+    reads_tokens = True
+    """Whether a position reads the tokens before it."""
 
     def __init__(self, config: ModelConfig, start: int, end: int) -> None:
         super().__init__()
@@ -271,32 +270,32 @@ class Experts(nn.Module):
             "norm": torch.ones(n, d),
             "code": _stack(n, d, config.code_width),
         }
-        if self.hear:
+        if self.reads_tokens:
             weights["told"] = torch.zeros(n, (end - 1) * config.code_width, config.code_width)
         self.weights = nn.ParameterDict(weights)
         self.register_buffer("code_mean", torch.zeros(n, config.code_width))
         self.register_buffer("code_deviation", torch.ones(n, config.code_width))
 
     def embed(self, embedding: nn.Linear, codes: Tensor, first: int) -> Tensor:
-        """Codes [B, k, C] of positions first.. as memory [B, k, D]."""
+        """Embed codes [B, k, C] of positions first, first + 1, ... as rows of memory [B, k, D]."""
         first -= self.start
         return embedding(codes) + self.position[first : first + codes.shape[1]]
 
     def forward(self, memory: Tensor, codes: Tensor) -> Tensor:
-        """What each expert says: codes of length 1 [B, n, C].
+        """Run all experts at once and return their codes of unit length [B, n, C].
 
-        Memory [B, N + end - 1, D] (latents, then the embedded tokens) and codes [B, end - 1, C] of the tokens; each
-        expert sees those before it.
+        Takes the memory [B, N + end - 1, D] (latents, then embedded tokens) and the codes [B, end - 1, C] of the
+        tokens; each expert sees only what comes before it.
         """
         tokens = torch.arange(self.end - 1, device=memory.device)
         before = tokens < torch.arange(self.start, self.end, device=memory.device)[:, None]  # [n, end - 1]
         visible = F.pad(before, (self.config.latents, 0), value=True)
         weights = self._all_weights()
-        heard = (codes * before[:, None, :, None]).flatten(2)  # [n, B, (end - 1) * C]
-        return self._code(self._state(self.query, weights, memory, visible), heard, weights).transpose(0, 1)
+        earlier = (codes * before[:, None, :, None]).flatten(2)  # [n, B, (end - 1) * C]
+        return self._code(self._state(self.query, weights, memory, visible), earlier, weights).transpose(0, 1)
 
     def expert(self, i: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """Position i's expert alone: from memory [B, N + i, D] and the codes before [B, i, C] to its code [B, C]."""
+        """Return the expert of position i: maps memory [B, N + i, D] and earlier codes [B, i, C] to its code [B, C]."""
         query, weights = self._slice(i)
         return lambda memory, codes: self._code(
             self._state(query, weights, memory, None), codes.flatten(1)[None], weights
@@ -304,42 +303,51 @@ class Experts(nn.Module):
 
     @torch.no_grad()
     def state(self, i: int, memory: Tensor) -> Tensor:
-        """The normalised state [B, D] that position i's code is read from, of memory [B, N + i, D]."""
+        """Compute the normalised state [B, D] that position i's code is read from, given the memory [B, N + i, D]."""
         query, weights = self._slice(i)
         return _norm(self._state(query, weights, memory, None), weights["norm"])[0]
 
     @torch.no_grad()
     def calibrate(self, i: int, memory: Tensor, codes: Tensor) -> None:
-        """Measure the mean and deviation of position i's code over the memory and codes before of many images."""
+        """Measure the mean and deviation of position i's code, given many images' memory and earlier codes."""
         _, weights = self._slice(i)
         code = self.state(i, memory) @ weights["code"][0]
-        if self.hear:
+        if self.reads_tokens:
             code = code - codes.flatten(1) @ weights["told"][0]
         weights["code_mean"][0] = code.mean(0)
         weights["code_deviation"][0] = code.std(0) + 1e-4
 
     def _slice(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Position i's query [1, D] and its slice of every weight, what would weigh later tokens left out."""
+        """Position i's query [1, D] and its slice of every weight, without the parts for later tokens."""
         s = slice(i - self.start, i - self.start + 1)
         weights = {name: weight[s] for name, weight in self._all_weights().items()}
-        if self.hear:
+        if self.reads_tokens:
             weights["told"] = weights["told"][:, : i * self.config.code_width]
         for name in weights:
             if name.endswith("_where"):
                 weights[name] = weights[name][:, :, : self.config.latents + i]
         return self.query[s], weights
 
+    def layer_matrices(self) -> list[nn.Parameter]:
+        """The stacked matrices [n, rows, columns] of the experts' layers: attention and feed-forward."""
+        parts = ("q", "k", "v", "out", "mlp_in", "mlp_out")
+        return [self.weights[f"{layer}_{part}"] for layer in range(self.config.expert_depth) for part in parts]
+
+    def readout_matrices(self) -> list[nn.Parameter]:
+        """The stacked matrices [n, rows, C] that codes are read by, from the state and from the codes before."""
+        return [self.weights[name] for name in (("code", "told") if self.reads_tokens else ("code",))]
+
     def _all_weights(self) -> dict[str, Tensor]:
         return {**self.weights, "code_mean": self.code_mean, "code_deviation": self.code_deviation}
 
     def _attention(self, layer: int) -> dict[str, Tensor]:
-        """The weights of a layer's attention as they start."""
+        """The initial weights of a layer's attention."""
         raise NotImplementedError
 
     def grow_from(self, previous: "Experts") -> None:
-        """Start every expert as a copy of the previous stage's last one (Hierarchical Native Training, section 3.3).
+        """Initialise every expert as a copy of the previous stage's last one (Hierarchical Native Training, 3.3).
 
-        What belongs to the position stays its own: its query and embedding, where it looks, what it takes as told.
+        What belongs to the position is not copied: query, embedding, attention bias and the prediction from codes.
         """
         with torch.no_grad():
             for name, mine in self.weights.items():
@@ -347,7 +355,7 @@ class Experts(nn.Module):
                     mine.copy_(previous.weights[name][-1:].expand_as(mine))
 
     def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
-        """The state [n, B, D] that queries [n, D] come to; `visible` [n, T]: what each sees of memory [B, T, D]."""
+        """The final states [n, B, D] of queries [n, D]; `visible` [n, T] masks what each sees of memory [B, T, D]."""
         raise NotImplementedError
 
     def _mlp(self, x: Tensor, w: dict[str, Tensor], layer: int) -> Tensor:
@@ -356,16 +364,16 @@ class Experts(nn.Module):
         h = F.gelu(torch.baddbmm(w[f"{layer}_mlp_in_bias"][:, None], h, w[f"{layer}_mlp_in"]))
         return x + h @ w[f"{layer}_mlp_out"]
 
-    def _code(self, x: Tensor, heard: Tensor, w: dict[str, Tensor]) -> Tensor:
-        """Read the query's state [n, B, D] out as codes of length 1 [n, B, C].
+    def _code(self, x: Tensor, earlier: Tensor, w: dict[str, Tensor]) -> Tensor:
+        """Read codes of unit length [n, B, C] from the query's state [n, B, D].
 
-        What the codes before, `heard` [n or 1, B, k * C], tell of it already is taken off (predictive vector
-        quantisation). What is left is batch-normalised before it is quantised (Lancucki et al., arXiv 2005.08520):
-        most of the state is the query, the same for all images.
+        A linear prediction from the codes before, `earlier` [n or 1, B, k * C], is subtracted (predictive vector
+        quantisation). The rest is batch-normalised before it is quantised (Lancucki et al., arXiv 2005.08520), because
+        most of the state is the query, which is the same for all images.
         """
         code = _norm(x, w["norm"]) @ w["code"]
-        if self.hear:
-            code = code - heard @ w["told"]
+        if self.reads_tokens:
+            code = code - earlier @ w["told"]
         code = code.float()
         if self.training:
             mean, deviation = code.mean(1, keepdim=True), code.std(1, keepdim=True) + 1e-4
@@ -375,12 +383,12 @@ class Experts(nn.Module):
 
 
 class CrossExperts(Experts):
-    """The position query cross-attends to [latents; tokens before].
+    """The position query cross-attends to [latents; earlier tokens].
 
-    With a single query a head's keys need not exist: q . (W_k m) = (W_k^T q) . m, and the values' product is applied to
-    the attended mixture: W_v (sum a m) = sum a (W_v m). So memory is read as it is and never projected.
+    With a single query, keys and values are never materialised: q . (W_k m) = (W_k^T q) . m, and the value projection
+    is applied to the attended mixture: W_v (sum a m) = sum a (W_v m). So the memory is never projected.
 
-    Where a head looks has a learned part that is the same for all images; it starts as a window on the image.
+    Each head has a learned attention bias that is the same for all images; it starts as a window on the image.
     """
 
     def _attention(self, layer: int) -> dict[str, Tensor]:
@@ -391,7 +399,7 @@ class CrossExperts(Experts):
         centres = places[:, None] + corners * side[:, None, None] / 4
         distances = (centres[:, :, None] - patch_places(grid)).square().sum(-1)  # [n, H, N]
         where = -distances / 2 / (side[:, None, None] / 4).clamp_min(0.4).square()
-        first = torch.eye(d // heads, d).repeat(heads, 1).T  # the leading channels of what each head looks at
+        first = torch.eye(d // heads, d).repeat(heads, 1).T  # each head starts by copying the leading channels
         return {
             f"{layer}_where": F.pad(where, (0, self.end - 1), value=-4.0),
             f"{layer}_q": _stack(n, d, d),
@@ -421,15 +429,15 @@ class CrossExperts(Experts):
 
 
 class SelfExperts(Experts):
-    """The paper's expert: self-attention over [latents; tokens before; position query]; the query's state is read."""
+    """The paper's expert: self-attention over [latents; earlier tokens; position query]; the query's state is read."""
 
     def _attention(self, layer: int) -> dict[str, Tensor]:
         n, d = self.end - self.start, self.config.expert_width
-        # like attends to like, as in Attention
-        alike = 1.4 * nn.init.orthogonal_(torch.empty(d, d)).expand(n, d, d)
+        # similar rows attend to each other, as in Attention
+        equal = 1.4 * nn.init.orthogonal_(torch.empty(d, d)).expand(n, d, d)
         return {
-            f"{layer}_q": alike.clone(),
-            f"{layer}_k": alike.clone(),
+            f"{layer}_q": equal.clone(),
+            f"{layer}_k": equal.clone(),
             f"{layer}_v": _stack(n, d, d),
             f"{layer}_out": _stack(n, d, d),
         }
@@ -455,18 +463,18 @@ class SelfExperts(Experts):
 
 
 class ParallelExperts(Experts):
-    """No experts but heads: position i reads the i-th token that the encoder has filled (TiTok, arXiv 2406.07550).
+    """Heads instead of experts: position i reads the encoder's i-th token (TiTok, arXiv 2406.07550).
 
-    No position hears of another's token, so there is no order to learn. It is here to be compared with.
+    No position sees another's token, so there is no order to learn. This is the unordered baseline.
     """
 
-    hear = False
+    reads_tokens = False
 
     def _attention(self, layer: int) -> dict[str, Tensor]:
-        raise ValueError("parallel heads have no layers: expert_depth is to be 0")
+        raise ValueError("expert_depth must be 0 for expert_kind 'parallel', whose heads have no layers")
 
     def _state(self, query: Tensor, w: dict[str, Tensor], memory: Tensor, visible: Tensor | None) -> Tensor:
-        # alone, a position is told by how many tokens came before it
+        # for a single position, the memory's length says which one it is
         first = memory.shape[1] - self.config.latents if visible is None else self.start
         return memory[:, first : first + len(query)].transpose(0, 1)
 
@@ -476,7 +484,7 @@ def _stack(n: int, rows: int, columns: int) -> Tensor:
 
 
 def _norm(x: Tensor, scale: Tensor) -> Tensor:
-    """Layer normalisation of [n, R, D] with one scale [n, D] an expert."""
+    """Layer normalisation of [n, R, D] with one scale [n, D] per expert."""
     return F.layer_norm(x, x.shape[-1:]) * scale[:, None]
 
 
@@ -485,9 +493,9 @@ def _norm(x: Tensor, scale: Tensor) -> Tensor:
 
 
 class Quantiser(nn.Module):
-    """One codebook for all positions; entries and codes have length 1, the nearest wins (ViT-VQGAN, arXiv 2110.04627).
+    """One codebook for all positions: nearest of L2-normalised entries (ViT-VQGAN, arXiv 2110.04627).
 
-    The codebook follows the codes by an exponential moving average (VQ-VAE, arXiv 1711.00937, appendix A.1).
+    The codebook is updated by an exponential moving average of the codes (VQ-VAE, arXiv 1711.00937, appendix A.1).
     """
 
     codebook: Tensor
@@ -500,16 +508,16 @@ class Quantiser(nn.Module):
         self.register_buffer("counts", torch.ones(config.codebook_size))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Codes [..., C] to the ids int64 [...] of their nearest entries."""
+        """Map codes [..., C] to the ids int64 [...] of their nearest entries."""
         return (codes.float() @ self.codebook.T).argmax(-1)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        """Ids int64 [...] to their entries [..., C]; an absent token (id K) is all zeros."""
+        """Map ids int64 [...] to their entries [..., C]; an absent token (id K) maps to zeros."""
         return F.pad(self.codebook, (0, 0, 0, 1))[ids]
 
     @torch.no_grad()
     def follow(self, codes: Tensor, ids: Tensor, decay: float = 0.99) -> None:
-        """Move the entries towards the codes [M, C] that chose them (ids [M]); restart entries that nothing chooses."""
+        """Move entries towards the codes [M, C] assigned to them (ids [M]); restart entries that are hardly used."""
         chosen = torch.zeros_like(self.counts).index_add_(0, ids, torch.ones_like(ids, dtype=torch.float))
         sums = torch.zeros_like(self.codebook).index_add_(0, ids, codes.float())
         weight = decay * self.counts
@@ -527,11 +535,11 @@ class Quantiser(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Tokens, whole or any prefix, to pixels.
+    """Decodes any prefix of the tokens to pixels.
 
-    Every token says something of every patch, by a linear map of its own; on top of their mask embeddings, patches then
-    attend to each other bidirectionally. A patch is drawn on twice its size and overlapping patches are blended with a
-    raised-cosine window, whose shifted copies sum to one, so no patch border shows.
+    Each position has its own linear map from a token's code to all patches. Their sum is added to the mask embeddings,
+    and the patches then attend to each other bidirectionally. A patch is drawn at twice its size, and overlapping
+    patches are blended with a raised-cosine window, whose shifted copies sum to one, so that no patch borders show.
     """
 
     positions: Tensor
@@ -543,7 +551,7 @@ class Decoder(nn.Module):
         super().__init__()
         width, grid, size = config.decoder_width, config.image_size // config.patch_size, config.patch_size
         self.patch_size, self.grid = size, grid
-        # a token's meaning depends on its position, so each position spreads its codes over the image in its own way
+        # a token's meaning depends on its position, so each position has its own map from codes to patches
         self.token_embedding = nn.Parameter(torch.zeros(config.length, config.code_width, grid**2 * config.token_width))
         self.absent = nn.Parameter(torch.zeros(config.length, width))
         self.widen = nn.Linear(config.token_width, width)
@@ -560,28 +568,28 @@ class Decoder(nn.Module):
         self.register_buffer("coverage", whole, persistent=False)
 
     def forward(self, codes: Tensor, absent: Tensor) -> Tensor:
-        """Codes [B, k, C] and which of them are absent, bool [B, k], to pixels [B, 3, H, W], about -1..1.
+        """Map codes [B, k, C] and a mask of absent ones, bool [B, k], to pixels [B, 3, H, W] of about -1..1.
 
-        k is L, or the length of an earlier stage while that one trains.
+        k is L, or the length of an earlier stage while that stage is trained.
         """
         x = self.blocks(self.spread(codes, absent))
-        # window and bias are applied to what is smaller than all that is drawn: to the weights, and once to the whole
+        # The window is applied to the weights, and the bias once for all images: both are smaller than the output.
         drawn = self._blend(self.norm(x), self.output.weight * self.window[:, None])
         bias = self._blend(torch.ones_like(x[:1, :, :1]), (self.output.bias * self.window)[:, None])
         return (drawn + bias) / self.coverage
 
     def spread(self, codes: Tensor, absent: Tensor) -> Tensor:
-        """What the tokens say of each patch, before any patch hears of another: [B, N, width]."""
+        """Map tokens to patches [B, N, width], before attention among patches."""
         b, k, _ = codes.shape
-        said = codes.masked_fill(absent[..., None], 0).flatten(1) @ self.token_embedding[:k].flatten(0, 1)
-        x = self.widen(said.view(b, self.grid**2, -1)) + self.mask + self.positions
+        content = codes.masked_fill(absent[..., None], 0).flatten(1) @ self.token_embedding[:k].flatten(0, 1)
+        x = self.widen(content.view(b, self.grid**2, -1)) + self.mask + self.positions
         return x + (absent.to(x.dtype) @ self.absent[:k])[:, None]
 
     def _blend(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Draw patches [B, N, D] on twice their size by a weight [c * 2 size * 2 size, D] and sum them: [B, c, H, W].
+        """Draw patches [B, N, D] at twice their size by a weight [c * 2 size * 2 size, D] and sum them: [B, c, H, W].
 
-        On each quarter of a patch's square lie four patches, each with one of its sixteen parts; so a quarter of all
-        squares is one product. (`fold` does this too, but ONNX Runtime has it for the CPU alone.)
+        Four patches overlap on each quarter of a patch's square, each with one of its sixteen parts. So one matrix
+        product gives a quarter of all squares. (`fold` does the same, but ONNX Runtime implements it only on the CPU.)
         """
         b, _, d = x.shape
         grid, half = self.grid, self.patch_size // 2
@@ -594,15 +602,15 @@ class Decoder(nn.Module):
         return squares.permute(0, 5, 3, 1, 6, 4, 2, 7).reshape(b, -1, 2 * half * grid, 2 * half * grid)
 
 
-# Along one axis, of a patch drawn in four parts: those on the upper half of a square, by the patch whose square it is
-# and by the one before, then those on the lower half, by its own patch and by the one after.
+# Along one axis a patch is drawn in four parts. Listed are those that cover a square's upper half (its own patch's and
+# the previous one's), then those that cover its lower half (its own patch's and the next one's).
 _OVERLAP = [1, 3, 2, 0]
 
 
 def _near(grid: int) -> Tensor:
-    """The patches that lie on each quarter of each patch's square, in the order of `_OVERLAP`: int64 [4, N, 4].
+    """The patches that overlap on each quarter of each patch's square, in the order of `_OVERLAP`: int64 [4, N, 4].
 
-    Patches beyond the border have the number N.
+    Patches beyond the border have the index N.
     """
     ids = F.pad(torch.arange(grid**2).view(grid, grid), (1, 1, 1, 1), value=grid**2)
     quarters = []
@@ -617,19 +625,19 @@ def _near(grid: int) -> Tensor:
 
 
 def save_weights(model: NativeTok, path: Path) -> None:
-    """Write the released form of a model: fp16 safetensors with the configuration in its metadata.
+    """Write a model in its released form: fp16 safetensors with the configuration in the metadata.
 
-    Raises ValueError that names weights which fp16 cannot hold: they would be read as infinite.
+    Raises ValueError with the names of weights that exceed the range of fp16, which would become infinite.
     """
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{path}: beyond the range of fp16: {', '.join(wrong)}")
+        raise ValueError(f"{path}: these weights exceed the range of fp16: {', '.join(wrong)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, path, metadata={"config": json.dumps(model.config.to_dict())})
 
 
 def load_weights(path: Path) -> NativeTok:
-    """Read released weights into a model in evaluation mode, float32."""
+    """Read released weights into a float32 model in evaluation mode."""
     with safetensors.safe_open(path, framework="pt") as file:
         config = ModelConfig(**json.loads(file.metadata()["config"]))
     model = NativeTok(config)

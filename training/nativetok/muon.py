@@ -1,7 +1,7 @@
-"""Muon: momentum whose matrices are orthogonalised before they are applied (Keller Jordan, 2024).
+"""Muon: momentum with orthogonalised update matrices (Keller Jordan, 2024).
 
-PyTorch's own Muon multiplies in bfloat16, which is up to a hundred times slower than float32 on processors without
-bfloat16 matrix units.
+PyTorch's own Muon multiplies in bfloat16, which is up to a hundred times slower than float32 on CPUs without bfloat16
+matrix units.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
-    """Return nearly the nearest semi-orthogonal matrix [rows, columns], by Newton-Schulz iteration."""
+    """Approximate the nearest semi-orthogonal matrix [rows, columns] by Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T

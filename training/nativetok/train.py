@@ -1,9 +1,9 @@
 """Hierarchical Native Training (section 3.3): `python -m nativetok.train CONFIG --data FOLDER --out RUN`.
 
-Stage 1 trains everything, from the initialisation that `initialise.py` derives from the data. Each later stage freezes
-the encoder, the codebook and the experts so far, starts its experts as copies of the last one and trains only them and
-the decoder. A joint fine-tune of everything may follow. The same command resumes a stopped run exactly where its
-checkpoint is.
+Stage 1 trains everything, starting from the data-dependent initialisation in `initialise.py`. Each later stage freezes
+the encoder, the codebook and the existing experts, initialises its own experts as copies of the last one, and trains
+only them and the decoder. An optional joint fine-tuning of everything comes last. To resume a stopped run from its
+checkpoint, run the same command again.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from nativetok.config import RunConfig
 from nativetok.data import find_split, load_images
 from nativetok.initialise import initialise_stage
 from nativetok.model import NativeTok, load_weights, save_weights, to_pixels
-from nativetok.muon import Muon
+from nativetok.optimisers import build_optimisers
 
 LOG_COLUMNS = [
     *("phase", "trained_parameters", "step", "images", "seconds", "cpu_seconds"),
@@ -35,12 +35,12 @@ LOG_COLUMNS = [
 ]
 
 PLACE = ("phase", "seen", "total", "step", "seconds", "cpu_seconds")
-"""What says where in its schedule a run is."""
+"""Attributes that say where in its schedule a run is."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one set of trainable parameters."""
+    """A part of the schedule with one set of trainable parameters."""
 
     name: str
     stage: int
@@ -49,24 +49,24 @@ class Phase:
 
 
 class Clock:
-    """Runs from when it is made."""
+    """Measures time from its creation."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     @property
     def seconds(self) -> float:
-        """Gone since then."""
+        """Elapsed wall-clock time."""
         return time.perf_counter() - self._wall
 
     @property
     def cpu_seconds(self) -> float:
-        """That this process, with all its threads, has spent on processors since then."""
+        """Processor time used by all threads of this process."""
         return time.process_time() - self._cpu
 
 
 class Trainer:
-    """One run: the model, its optimisers and its place in the schedule."""
+    """One training run: the model, its optimisers and its place in the schedule."""
 
     def __init__(
         self,
@@ -76,10 +76,10 @@ class Trainer:
         out: Path,
         start: NativeTok | None = None,
     ) -> None:
-        """Prepare a run on training and validation images, uint8 [N, H, W, 3], in the folder `out`.
+        """Prepare a run in the folder `out` on training and validation images, uint8 [N, H, W, 3].
 
-        `start`, a trained model of the same configuration, is continued instead of a new one: its experts are not grown
-        again and its codebook is kept.
+        With `start`, a trained model of the same configuration, training continues from its weights: no experts are
+        initialised and its codebook is kept.
         """
         self.started_from_weights = start is not None
         self.config, self.images, self.out = config, torch.from_numpy(images), out
@@ -96,8 +96,8 @@ class Trainer:
         self.seen = 0  # images in this phase
         self.total = 0  # images in the run
         self.step = 0
-        self.seconds = 0.0  # of initialisation and training, not of validation
-        self.cpu_seconds = 0.0  # of the same, which other work on the machine does not stretch
+        self.seconds = 0.0  # wall-clock time of initialisation and training, without validation
+        self.cpu_seconds = 0.0  # processor time of the same, which does not depend on other load on the machine
         self._order_epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
         self.optimisers: list[torch.optim.Optimizer] = []
@@ -105,14 +105,14 @@ class Trainer:
     # -- the schedule
 
     def run(self) -> None:
-        """Train to the end of the schedule; writes checkpoints, `log.csv`, `weights.safetensors`, `training.json`."""
+        """Train to the end of the schedule; write checkpoints, `log.csv`, `weights.safetensors`, `training.json`."""
         self.out.mkdir(parents=True, exist_ok=True)
         if self.total == 0:  # a new run, not a resumed one
             self._grow()
             self._begin_phase()
         while self.phase < len(self.phases):
             self._run_phase(self.phases[self.phase])
-            self.model.load_state_dict(self.ema.state_dict())  # what is frozen from here on is what will be released
+            self.model.load_state_dict(self.ema.state_dict())  # later stages freeze the weights that will be released
             self._save(f"{self.phases[self.phase].name}.pt")
             self.phase += 1
             if self.phase < len(self.phases):
@@ -124,7 +124,7 @@ class Trainer:
         (self.out / "training.json").write_text(json.dumps(self.summary(), indent=2) + "\n")
 
     def summary(self) -> dict[str, Any]:
-        """How the run trained, for a bundle's manifest."""
+        """Describe the run for a bundle's manifest."""
         return {
             "images": len(self.images),
             "images_seen": self.total,
@@ -136,7 +136,7 @@ class Trainer:
         }
 
     def _grow(self) -> None:
-        """Start the phase's new experts: as copies of the last one before them, then from the data."""
+        """Initialise the phase's new experts: as copies of the last existing one, then from the data."""
         phase, model = self.phases[self.phase], self.model
         if phase.joint or self.started_from_weights:
             return
@@ -152,7 +152,7 @@ class Trainer:
         self.cpu_seconds += since.cpu_seconds
 
     def _begin_phase(self) -> None:
-        """Freeze what the phase must not change; start anew what averages and optimises the rest."""
+        """Freeze what the phase must not change; reset the averaged weights and the optimisers."""
         phase = self.phases[self.phase]
         experts_by_stage = self.model.mocet.experts
         self.model.requires_grad_(phase.stage == 0 or phase.joint)
@@ -160,40 +160,15 @@ class Trainer:
             later.requires_grad_(False)
         experts_by_stage[phase.stage].requires_grad_(True)
         self.model.decoder.requires_grad_(True)
-        for experts in experts_by_stage:  # frozen ones normalise their codes as they will when released
+        for experts in experts_by_stage:  # frozen experts normalise their codes as in evaluation
             experts.train(experts.query.requires_grad)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.ema_steps = 0
-        self._build_optimisers()
-
-    def _build_optimisers(self) -> None:
-        """Muon for the matrices of encoder and decoder blocks, AdamW for all else at rates of its own."""
-        train = self.config.train
-        groups: dict[str, list[Tensor]] = {"muon": [], "experts": [], "linear": [], "others": []}
-        for name, p in self.model.named_parameters():
-            if not p.requires_grad:
-                continue
-            part = name.rsplit(".", 1)[-1]
-            if part in ("token_embedding", "code", "told") or name.startswith(("encoder.patch", "decoder.output")):
-                group = "linear"  # starts as a least-squares solution, which steps of the common size would undo
-            elif "blocks" in name and p.ndim == 2:
-                group = "muon"
-            elif "stages" in name and p.ndim == 3 and not part.endswith("where"):
-                group = "experts"
-            else:
-                group = "others"
-            groups[group].append(p)
-        rates = {"experts": train.expert_rate, "linear": train.linear_rate, "others": train.adam_rate}
-        self.optimisers = [Muon(groups["muon"], lr=train.muon_rate, weight_decay=train.weight_decay)]
-        self.optimisers += [
-            torch.optim.AdamW(groups[name], lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-            for name, rate in rates.items()
-            if groups[name]
-        ]
-        self.rates = [train.muon_rate, *(rate for name, rate in rates.items() if groups[name])]
+        self.optimisers = build_optimisers(self.model, self.config.train)
+        self.rates: list[float] = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
 
     def _set_rates(self, phase: Phase) -> None:
-        """Warm up, hold, then fall linearly to nothing over the last half of the phase."""
+        """Warm up, hold, then decay linearly to zero over the second half of the phase."""
         warmup = min(1.0, (self.ema_steps + 1) / self.config.train.warmup_steps)
         fall = min(1.0, 2 * (1 - self.seen / phase.images))
         for optimiser, rate in zip(self.optimisers, self.rates, strict=True):
@@ -232,7 +207,8 @@ class Trainer:
     def _train_step(self, phase: Phase) -> tuple[float, float]:
         model = self.model
         pixels = self._shifted(to_pixels(self._batch()))
-        # an expert sees emitted codes, never gradients of others: so the loop emits, and one parallel pass learns
+        # Experts read quantised codes and pass no gradients to each other. So the causal loop runs without gradients,
+        # and one parallel pass computes them.
         stages = range(phase.stage + 1) if phase.joint else [phase.stage]
         first, end = model.mocet.experts[stages[0]].start, self.config.model.stages[phase.stage]
         with self._autocast():
@@ -240,11 +216,11 @@ class Trainer:
                 latents = model.encoder(pixels)
             with torch.no_grad():
                 codes, ids = model.mocet.generate(latents.float(), model.quantiser, end)
-            said = torch.cat([model.mocet.predict(latents, codes, s) for s in stages], dim=1)
-            straight_through = torch.cat([codes[:, :first], said + (codes[:, first:] - said).detach()], dim=1)
+            predicted = torch.cat([model.mocet.predict(latents, codes, s) for s in stages], dim=1)
+            straight_through = torch.cat([codes[:, :first], predicted + (codes[:, first:] - predicted).detach()], dim=1)
             drawn = model.decoder(straight_through, self._dropped_tail(len(pixels), end)).float()
         decibels = -10 * torch.log10(((drawn - pixels) / 2).square().mean(dim=(1, 2, 3)) + 1e-6)
-        # the negative PSNR of each image (NAFNet, arXiv 2204.04676): what is reported is what is trained
+        # the negative PSNR of each image (NAFNet, arXiv 2204.04676): training optimises the reported figure
         loss = -decibels.mean()
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -253,12 +229,12 @@ class Trainer:
             optimiser.step()
         codebook_learns = phase.stage == 0 or phase.joint
         if codebook_learns:
-            model.quantiser.follow(said.detach().flatten(0, 1), ids[:, first:].flatten())
+            model.quantiser.follow(predicted.detach().flatten(0, 1), ids[:, first:].flatten())
         self._update_ema(codebook_learns)
         return loss.item(), decibels.mean().item()
 
     def _batch(self) -> Tensor:
-        """The next images uint8 [B, H, W, 3] of an endless shuffled walk over the data, half of them mirrored."""
+        """The next batch of images uint8 [B, H, W, 3], in a new random order each epoch, half of them mirrored."""
         size, count = self.config.train.batch_size, len(self.images)
         picks = []
         for position in range(self.total, self.total + size):
@@ -272,9 +248,9 @@ class Trainer:
         return torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
 
     def _shifted(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] moved by up to half a patch.
+        """Shift pixels [B, 3, H, W] by up to half a patch.
 
-        Photos' own compression has block borders too; where they fall on the patches' a decoder can learn to draw them.
+        Compressed photos have block borders. If these coincide with patch borders, a decoder learns to draw them.
         """
         most = self.config.model.patch_size // 2
         top, left = torch.randint(2 * most + 1, (2,)).tolist()
@@ -282,7 +258,7 @@ class Trainer:
         return padded[:, :, top : top + pixels.shape[2], left : left + pixels.shape[3]]
 
     def _dropped_tail(self, batch: int, length: int) -> Tensor:
-        """Which tokens are absent, bool [B, length]: a random tail for a share of the batch."""
+        """A mask of absent tokens, bool [B, length]: a random tail for a share of the batch."""
         keep = torch.randint(1, length + 1, (batch,), device=self.device)
         keep[torch.rand(batch, device=self.device) >= self.config.train.tail_drop] = length
         return torch.arange(length, device=self.device) >= keep[:, None]
@@ -300,26 +276,26 @@ class Trainer:
         for mean, value in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             if value.requires_grad:
                 mean.lerp_(value, 1 - decay)
-        if codebook_learns:  # a frozen one stays bit for bit: even its normalisation would round released entries
+        if codebook_learns:  # a frozen codebook must not change by a bit, and normalising it would round its entries
             self.ema.quantiser.codebook.copy_(
                 F.normalize(self.ema.quantiser.codebook.lerp(self.model.quantiser.codebook, 1 - decay), dim=-1)
             )
             self.ema.quantiser.counts.copy_(self.model.quantiser.counts)
 
     def _sample(self, count: int) -> Tensor:
-        """Training images uint8 [count or fewer, H, W, 3], always the same ones."""
+        """The same training images on each call: uint8 [count or fewer, H, W, 3]."""
         pick = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(0))[:count]
         return self.images[pick].to(self.device)
 
     @torch.no_grad()
     def _calibrate(self, phase: Phase) -> None:
-        """Measure anew what the averaged weights' codes are normalised by, where they are being trained."""
+        """Update the statistics that normalise the codes of the averaged experts, for those being trained."""
         end = self.config.model.stages[phase.stage]
         first = 0 if phase.joint else self.ema.mocet.experts[phase.stage].start
         latents = torch.cat([self.ema.encoder(to_pixels(batch)) for batch in self._sample(1024).split(256)])
         self.ema.mocet.calibrate(latents, self.ema.quantiser, first, end)
 
-    # -- what is seen from outside
+    # -- validation and log
 
     def _codes_in_use(self) -> float:
         counts = self.model.quantiser.counts
@@ -327,7 +303,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, stage: int) -> tuple[dict[int, float], float]:
-        """PSNR of the averaged weights on the validation images at each stage length so far, and their codebook use."""
+        """Measure the averaged weights on the validation images.
+
+        Returns the PSNR in dB at each stage length so far, and the share of the codebook in use, 0..1.
+        """
         lengths = self.config.model.stages[: stage + 1]
         psnr: dict[int, list[Tensor]] = {length: [] for length in lengths}
         used = torch.zeros(self.config.model.codebook_size, dtype=torch.bool, device=self.device)
@@ -376,13 +355,13 @@ class Trainer:
         partial.replace(self.out / name)
 
     def resume(self, path: Path) -> None:
-        """Continue exactly where a checkpoint was written."""
+        """Restore a checkpoint, so that the run continues exactly where it was written."""
         state = torch.load(path, map_location=self.device, weights_only=True)
         for key in PLACE:
             setattr(self, key, state[key])
         self.model.load_state_dict(state["model"])
         if self.phase == len(self.phases):
-            return  # there is nothing left to train
+            return  # nothing is left to train
         self._begin_phase()
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -394,20 +373,20 @@ class Trainer:
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file of the model and the run, as in training/configs")
+    parser.add_argument("config", type=Path, help="YAML file with the model and the run, see training/configs")
     parser.add_argument(
-        "--data", type=Path, required=True, help="folder of images or of tar shards (train-*.tar, val-*.tar)"
+        "--data", type=Path, required=True, help="folder of images, or of train/ and val/, or of tar shards"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, help="the run's folder: checkpoints, log.csv, weights.safetensors"
+        "--out", type=Path, required=True, help="folder for checkpoints, log.csv and weights.safetensors"
     )
-    parser.add_argument("--from-weights", type=Path, help="start from released weights instead of from nothing")
-    parser.add_argument("--seed", type=int, help="instead of the configuration's")
+    parser.add_argument("--from-weights", type=Path, help="continue from released weights (.safetensors)")
+    parser.add_argument("--seed", type=int, help="random seed (default: the configuration's)")
     args = parser.parse_args()
-    # Attention far outside a head's window is so faint that gradients through it are denormal numbers, which processors
-    # multiply over twenty times slower. Threads inherit the setting, so it comes before the first of them starts.
+    # Attention weights far outside a head's window are so small that gradients through them become denormal numbers,
+    # which CPUs multiply over twenty times more slowly. Threads inherit this setting, so it is set before they start.
     torch.set_flush_denormal(True)
     config = RunConfig.load(args.config)
     if args.seed is not None:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from nativetok.data import load_images
-from nativetok.generator import load_generator
 from nativetok.model import NativeTok, load_weights
+from study.generator import load_generator
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "generator"
@@ -53,7 +53,7 @@ def test_the_released_generator_has_learned_the_released_tokens(tokenizer: Nativ
     uniform = np.log2(tokenizer.config.codebook_size)
     assert bits[0] < uniform - 0.5
     assert bits.mean() < uniform - 0.2
-    with torch.inference_mode():  # of the same ids in another order it makes nothing
+    with torch.inference_mode():  # the same ids in another order are not predicted
         assert model.bits(torch.full((len(tokens),), model.unlabelled), tokens.flip(1)).mean() > bits.mean() + 0.2
 
 

@@ -109,7 +109,7 @@ def test_frechet_distance_falls_towards_its_value_with_more_samples() -> None:
 
 
 def test_sets_that_have_no_frechet_distance_are_refused(features: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="as many features"):
+    with pytest.raises(ValueError, match="same number of features"):
         frechet_distance(features, features[:, :4])
     with pytest.raises(ValueError, match="two samples"):
         frechet_distance(features, features[:1])

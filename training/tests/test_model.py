@@ -1,4 +1,4 @@
-"""Parts of the model, held against the plain form of what they compute."""
+"""Parts of the model, compared with plain forms of the same computation."""
 
 from pathlib import Path
 

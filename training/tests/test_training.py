@@ -10,10 +10,10 @@ import torch
 
 from nativetok.config import RunConfig
 from nativetok.data import load_images
-from nativetok.export import export_bundle
 from nativetok.initialise import initialise_stage
 from nativetok.metrics import psnr
 from nativetok.model import NativeTok, load_weights, save_weights
+from nativetok.onnx.export import export_bundle
 from nativetok.train import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -95,19 +95,19 @@ def test_every_prefix_decodes(run: Path, photos: np.ndarray) -> None:
         drawn = model.decode(tokens[:, :length])
         assert drawn.shape == images.shape
         assert drawn.dtype == torch.uint8
-        # an absent token is the id behind the codebook's last
+        # the id of an absent token is one more than the codebook's last
         padded = torch.nn.functional.pad(tokens[:, :length], (0, 12 - length), value=model.config.codebook_size)
         assert torch.equal(model.decode(padded), drawn)
 
 
 def test_training_sees_what_the_causal_loop_emits(run: Path, photos: np.ndarray) -> None:
-    """Teacher forcing on emitted codes gives, for all positions at once, what the loop gave one by one."""
+    """Teacher forcing on the loop's codes gives all positions at once what the loop gives one by one."""
     model, images = load_weights(run / "weights.safetensors"), torch.from_numpy(photos[:4])
     with torch.no_grad():
         latents = model.encoder((images.permute(0, 3, 1, 2).float()) / 127.5 - 1)
         codes, ids = model.mocet.generate(latents, model.quantiser, model.config.length)
-        said = torch.cat([model.mocet.predict(latents, codes, stage) for stage in range(3)], dim=1)
-    assert torch.equal(model.quantiser(said), ids)
+        predicted = torch.cat([model.mocet.predict(latents, codes, stage) for stage in range(3)], dim=1)
+    assert torch.equal(model.quantiser(predicted), ids)
 
 
 @pytest.mark.parametrize("kind", ["cross", "self"])
@@ -199,7 +199,7 @@ def test_parallel_tokens_hear_of_no_other(parallel_run: Path, photos: np.ndarray
     codes, ids = model.mocet.generate(latents, model.quantiser, 12)
     assert torch.equal(model.quantiser(model.mocet.predict(latents, codes, 0)), ids)
     assert torch.equal(model.quantiser(model.mocet.predict(latents, codes.flip(1), 0)), ids)
-    # where experts hear of the tokens before, other tokens give other codes
+    # experts that read earlier tokens give other codes for other tokens
     torch.manual_seed(0)
     causal = NativeTok(CONFIG.model).eval()
     latents = causal.encoder((images.permute(0, 3, 1, 2).float()) / 127.5 - 1)
@@ -220,7 +220,7 @@ def test_parallel_tokens_have_no_linear_start_and_no_bundle(
     parallel_run: Path, photos: np.ndarray, tmp_path: Path
 ) -> None:
     model = load_weights(parallel_run / "weights.safetensors")
-    with pytest.raises(ValueError, match="initialisation_images is to be 0"):
+    with pytest.raises(ValueError, match="initialisation_images must be 0"):
         initialise_stage(model, 0, torch.from_numpy(photos))
     with pytest.raises(ValueError, match="no causal graphs"):
         export_bundle(model, tmp_path / "bundle", "card", {}, {})

@@ -1,0 +1,1 @@
+"""Writes a model as ONNX graphs and exports it as a bundle."""
