@@ -7,7 +7,8 @@ import type { FastifyInstance, RouteHandlerMethod } from 'fastify'
 const notBuilt = `<!doctype html>
 <html lang="en">
 <title>NativeTok</title>
-<p>The playground is not built: run <code>npm run build</code> and start the service again.
+<p>The playground is not built: run <code>npm ci</code> with development dependencies, or <code>npm run build</code> where
+they are installed, and start the service again.
 The API is documented at <a href="docs">docs</a>.</p>
 </html>
 `

@@ -5,13 +5,13 @@ import { doubling, Frames, nearest } from '../../web/src/frames.ts'
 import { grey } from '../../web/src/pixels.ts'
 
 /** Frames 1 to 40 on a decoder that answers when told to. A picture is as wide as its sequence is long. */
-function manual(options: { along?: number[] } = {}) {
+function manual(options: { along?: number[]; batch?: number } = {}) {
   const calls: { lengths: number[]; signal: AbortSignal; answer: () => void; fail: (error: Error) => void }[] = []
   const errors: unknown[] = []
   const arrived: number[] = []
   let busy = 0
   const frames = new Frames({
-    ...{ from: 1, to: 40, batch: 8, ...options },
+    ...{ from: 1, to: 40, batch: () => options.batch ?? 8, ...(options.along && { along: options.along }) },
     sequenceOf: (k) => Array(k).fill(7),
     decode: (sequences, signal) =>
       new Promise((resolve, reject) => {
@@ -74,6 +74,19 @@ test('filling begins with a few over the whole row and gets them all', async () 
   )
   assert.equal(frames.ready, 40)
   assert.ok(calls.every(({ lengths }) => lengths.length <= 8))
+})
+
+test('a slow decoder gets the few first too, in smaller batches', async () => {
+  const { frames, calls } = manual({ batch: 3 })
+  frames.fill()
+  for (let i = 0; i < 4; i++) {
+    calls[i]?.answer()
+    await turn()
+  }
+  assert.deepEqual(
+    calls.slice(0, 4).map(({ lengths }) => lengths),
+    [[1, 2, 4], [8, 16, 32], [40], [3, 5, 6]],
+  )
 })
 
 test('filling goes on after what was wanted in between', async () => {

@@ -26,6 +26,8 @@ test('PSNR is that of its definition, over colours and not over alpha', async ()
   // One channel of three.
   const red = changed(picture, (value, i) => (i % 4 > 0 ? value : value < 128 ? value + 10 : value - 10))
   assert.ok(Math.abs(psnr(picture, red) - 10 * Math.log10(255 ** 2 / (100 / 3))) < 1e-9)
+  const clearer = { ...picture, data: picture.data.map((value, i) => (i % 4 === 3 ? 128 : value)) }
+  assert.equal(psnr(picture, clearer), Number.POSITIVE_INFINITY)
   assert.throws(() => psnr(picture, grey(2, 2)), RangeError)
 })
 

@@ -19,6 +19,8 @@ export class ApiError extends Error {
 }
 
 const MOST_ATTEMPTS = 4
+// Who has to wait longer is told so.
+const LONGEST_WAIT_S = 5
 
 /** The service behind this page. The API key lives in here and nowhere else, and goes with the page. */
 export class Api {
@@ -71,8 +73,10 @@ export class Api {
         continue
       }
       // Nothing was done yet; the server says when to come again.
-      if ((response.status === 503 || response.status === 429) && attempt < MOST_ATTEMPTS) {
-        await delay(Number(response.headers.get('retry-after') ?? 1), init.signal)
+      const wait = Number(response.headers.get('retry-after') ?? 1)
+      const refused = response.status === 503 || response.status === 429
+      if (refused && wait <= LONGEST_WAIT_S && attempt < MOST_ATTEMPTS) {
+        await delay(wait, init.signal)
         continue
       }
       throw await errorOf(response)

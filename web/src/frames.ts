@@ -8,8 +8,8 @@ export interface FramesOptions {
   sequenceOf: (k: number) => number[]
   /** Decodes a batch; rejects when the signal is aborted. */
   decode: (sequences: number[][], signal: AbortSignal) => Promise<Picture[]>
-  /** Most sequences a request. */
-  batch: number
+  /** Most sequences of the next request. */
+  batch: () => number
   /** Frames that come along with what is wanted first. */
   along?: number[]
   /** Frames that one batch brought. */
@@ -108,7 +108,8 @@ export class Frames {
 
   /** The frames of the next batch. */
   #next(): number[] {
-    const { from, to, batch, along = [] } = this.#options
+    const { from, to, along = [] } = this.#options
+    const batch = this.#options.batch()
     const missing: number[] = []
     for (let k = from; k <= to; k++) if (!this.#pictures.has(k)) missing.push(k)
     if (this.#wanted !== undefined) {
@@ -117,8 +118,8 @@ export class Frames {
       return [...new Set([...near, ...others])].slice(0, batch)
     }
     if (!this.#filling) return []
-    if (this.#pictures.size === 0) return doubling(from, to).slice(0, batch)
-    return missing.slice(0, batch)
+    const few = doubling(from, to).filter((k) => missing.includes(k))
+    return (few.length > 0 ? few : missing).slice(0, batch)
   }
 }
 

@@ -1,5 +1,6 @@
 import { Api, type Info } from './api.ts'
 import { squareOf } from './canvas.ts'
+import { Decoder } from './decoder.ts'
 import { byId } from './dom.ts'
 import { fetchPhoto, GalleryButtons, gallery, type Photo, type Source } from './gallery.ts'
 import { takeChosen, takeFiles } from './intake.ts'
@@ -20,9 +21,10 @@ async function start(): Promise<void> {
   const space: TokenSpace = { model: info.model, length: info.length, codebookSize: info.codebook.size }
   describe(info)
 
+  const decoder = new Decoder(api, info)
   const take = new Take(notice)
   const mix = new Mix({
-    ...{ api, info, notice },
+    ...{ decoder, notice },
     onKeep: (mixed) => {
       buttons.mark(undefined)
       stage.open(mixed)
@@ -30,7 +32,7 @@ async function start(): Promise<void> {
     },
   })
   const stage = new Stage({
-    ...{ api, info, notice },
+    ...{ decoder, info, notice },
     onChange: () => {
       const { subject, tokens, shown } = stage
       take.show({

@@ -1,5 +1,5 @@
-import type { Api, Info } from './api.ts'
 import { show } from './canvas.ts'
+import type { Decoder } from './decoder.ts'
 import { byId, plural } from './dom.ts'
 import { Frames } from './frames.ts'
 import type { Notice } from './notice.ts'
@@ -9,21 +9,17 @@ export interface Sequence {
   tokens: readonly number[]
 }
 
-const BATCH = 16
-
 /** The head of one sequence and the tail of another, cut where the slider stands. */
 export class Mix {
-  readonly #api: Api
-  readonly #info: Info
+  readonly #decoder: Decoder
   readonly #notice: Notice
   readonly #slider = byId('cut', HTMLInputElement)
   #first: Sequence | undefined
   #second: Sequence | undefined
   #frames: Frames | undefined
 
-  constructor(options: { api: Api; info: Info; notice: Notice; onKeep: (mixed: Sequence) => void }) {
-    this.#api = options.api
-    this.#info = options.info
+  constructor(options: { decoder: Decoder; notice: Notice; onKeep: (mixed: Sequence) => void }) {
+    this.#decoder = options.decoder
     this.#notice = options.notice
     this.#slider.addEventListener('input', () => {
       this.#frames?.want(this.#cut)
@@ -69,9 +65,9 @@ export class Mix {
       const to = Math.min(this.#first.tokens.length, this.#second.tokens.length)
       this.#slider.max = String(to)
       this.#frames = new Frames({
-        ...{ from: 0, to, batch: Math.min(BATCH, this.#info.limits.images), along: [0, to] },
+        ...{ from: 0, to, along: [0, to], decode: this.#decoder.decode },
+        batch: () => this.#decoder.batch,
         sequenceOf: (cut) => this.#sequence(cut),
-        decode: (sequences, signal) => this.#api.decode(sequences, this.#info.model, signal),
         onFrames: () => this.#render(),
         onError: (error) => this.#notice.fail(error),
         onBusy: (busy) => this.#notice.busy(busy),

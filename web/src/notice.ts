@@ -54,7 +54,7 @@ export class Notice {
       return await work
     } finally {
       clearInterval(timer)
-      if (said) this.say('')
+      if (this.#status.textContent === what) this.say('')
       delete this.#status.dataset.elapsed
       this.busy(false)
     }

@@ -1,5 +1,6 @@
-import type { Api, Info } from './api.ts'
+import type { Info } from './api.ts'
 import { clear, pixelsOf, show } from './canvas.ts'
+import type { Decoder } from './decoder.ts'
 import { byId, decibels, fileSize, plural } from './dom.ts'
 import { Editor } from './editor.ts'
 import { Frames } from './frames.ts'
@@ -21,14 +22,13 @@ export interface Subject {
   photo?: Photo
 }
 
-const BATCH = 16
 // Always the same, so that the map darkens as the picture grows.
 const MISSING_SCALE = 128
 const calm = matchMedia('(prefers-reduced-motion: reduce)')
 
 /** The original beside what its tokens draw: how many of them, what each changes, what as many bytes of WebP are worth. */
 export class Stage {
-  readonly #api: Api
+  readonly #decoder: Decoder
   readonly #info: Info
   readonly #notice: Notice
   readonly #onChange: () => void
@@ -51,9 +51,9 @@ export class Stage {
   #peeked: number | undefined
   #picked: number | undefined
 
-  constructor(options: { api: Api; info: Info; notice: Notice; onChange: () => void }) {
-    const { api, info, notice, onChange } = options
-    this.#api = api
+  constructor(options: { decoder: Decoder; info: Info; notice: Notice; onChange: () => void }) {
+    const { decoder, info, notice, onChange } = options
+    this.#decoder = decoder
     this.#info = info
     this.#notice = notice
     this.#onChange = onChange
@@ -159,8 +159,8 @@ export class Stage {
 
   #framesOf(from: number, to: number, sequenceOf: (k: number) => number[]): Frames {
     const frames: Frames = new Frames({
-      ...{ from, to, sequenceOf, batch: Math.min(BATCH, this.#info.limits.images) },
-      decode: (sequences, signal) => this.#api.decode(sequences, this.#info.model, signal),
+      ...{ from, to, sequenceOf, decode: this.#decoder.decode },
+      batch: () => this.#decoder.batch,
       onFrames: () => {
         this.#wantPeeked()
         this.#render()

@@ -44,6 +44,8 @@ export class Strip {
         const cell = document.createElement('button')
         cell.type = 'button'
         cell.tabIndex = -1
+        // Read out with the token that has the focus.
+        cell.setAttribute('aria-describedby', 'change-note')
         return cell
       })
       this.#root.replaceChildren(...this.#cells)
