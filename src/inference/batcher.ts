@@ -8,27 +8,27 @@ interface Encode {
   length: number
 }
 
-/** An engine without work: since when, and how many milliseconds its last batch took. */
+/** An idle engine: since when, and how many milliseconds its last batch took. */
 interface Rest {
   since: number
   batch: number
 }
 
-/** Of its last batch's time, what an engine waits at most for more images: photos take longer to open than a quarter. */
+/** The share of its last batch's time that an engine waits at most for more images. A quarter is too short to open photos. */
 const PATIENCE = 1 / 2
-/** The part within which a client has to be back to be waited for: further away it would cost more than it brings. */
+/** The share within which a connection must send its next request to be waited for; a longer wait costs more than it gains. */
 const PROMPT = 1 / 8
 const RECHECK_MS = 1
 
 /**
- * Gathers single images and sequences into batches for whatever engines there are. Batching is continuous: an idle engine
- * gets what is waiting, up to `maxBatch` and up to its share of all there is; while all are busy the queues grow. Encode
- * and decode wait apart and take turns, so that neither starves the other.
+ * Gathers single images and sequences into batches for the engines. Batching is continuous: an idle engine gets what is
+ * waiting, up to `maxBatch` and up to its share of everything that is open; while all engines are busy the queues grow.
+ * Encode and decode have separate queues and take turns, so that neither starves the other.
  *
- * An engine that has just finished waits a moment for images that are about to join the queue, those being prepared and
- * those of clients that come back as soon as they are answered. Otherwise it would run without the ones it has answered,
- * and the same clients would go on in more and smaller batches. Sequences are not waited for: decoding costs the same in
- * small batches.
+ * An engine that has just finished waits a moment for images that are about to join the queue: those being prepared, and
+ * those of connections that send their next request as soon as they are answered. Otherwise it would run without the images
+ * it has just answered, and the same connections would continue in more and smaller batches. It does not wait for sequences:
+ * decoding costs the same in small batches.
  */
 export class Batcher {
   readonly #maxBatch: number
@@ -36,11 +36,11 @@ export class Batcher {
   readonly #decodes: Queue<ArrayLike<number>, Uint8Array>
   readonly #idle = new Map<Engine, Rest>()
   readonly #engines = new Set<Engine>()
-  readonly #clients = new ReturningClients()
+  readonly #connections = new ReturningClients()
   #turn: Kind = 'encode'
   #recheck: NodeJS.Timeout | undefined
   #preparing = 0
-  /** Images and sequences asked for and not answered, whether they are being prepared, wait or run. */
+  /** Images and sequences not answered yet, whether they are being prepared, wait or run. */
   #unsettled = 0
   #drained = Promise.withResolvers<void>()
 
@@ -51,12 +51,12 @@ export class Batcher {
     this.#drained.resolve()
   }
 
-  /** Engines there are, idle or busy. */
+  /** Number of engines, idle or busy. */
   get engines(): number {
     return this.#engines.size
   }
 
-  /** Gives the batcher an engine to use, until {@link remove}. */
+  /** Adds an engine to use until {@link remove}. */
   add(engine: Engine): void {
     this.#engines.add(engine)
     this.#idle.set(engine, { since: performance.now(), batch: 0 })
@@ -69,20 +69,20 @@ export class Batcher {
   }
 
   /**
-   * @param pixels uint8 `[H,W,3]`, not changed until the promise settles, or a promise of them while they are prepared.
+   * @param pixels uint8 `[H,W,3]`, must not change until the promise settles; or a promise of them while they are prepared.
    * @param signal of the request: items that share it are one request, which takes turns with the others.
-   * @param client whose request it is, the same object for each of its requests.
+   * @param connection that the request came on, the same object for each of its requests.
    */
   async encode(
     pixels: Uint8Array | Promise<Uint8Array>,
     length: number,
     signal?: AbortSignal,
-    client: object = {},
+    connection: object = {},
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
     this.#begin()
-    this.#clients.asks(client)
+    this.#connections.asks(connection)
     const settled = () => {
-      this.#clients.answered(client)
+      this.#connections.answered(connection)
       this.#end()
     }
     let input: Encode
@@ -98,7 +98,7 @@ export class Batcher {
   }
 
   /**
-   * @param tokens 1 to L ids, not changed until the promise settles.
+   * @param tokens 1 to L ids; must not change until the promise settles.
    * @param signal as with {@link encode}
    */
   decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
@@ -150,12 +150,12 @@ export class Batcher {
 
   #next(rest: Rest): Job | undefined {
     const patient = performance.now() - rest.since < rest.batch * PATIENCE
-    const expected = patient ? this.#clients.expected(rest.batch * PROMPT) : 0
-    // With more, one engine would work on a long batch for clients that then leave the others without work.
+    const expected = patient ? this.#connections.expected(rest.batch * PROMPT) : 0
+    // With a larger share, one engine would run a long batch while the others have no work.
     const share = Math.min(this.#maxBatch, Math.ceil((this.#unsettled + expected) / this.#engines.size))
     const mayGrow = this.#encodes.short(share) && this.#decodes.empty
     if (patient && mayGrow && this.#preparing + expected > 0) {
-      // Nothing calls when a client does not come back.
+      // Nothing calls when a connection sends no further request.
       this.#recheck ??= setTimeout(() => this.#pump(), RECHECK_MS)
       return undefined
     }

@@ -24,7 +24,7 @@ export interface Logger {
   error(fields: object, message: string): void
 }
 
-/** Called as things happen, so that whoever counts can count. */
+/** Called when things happen, so that a caller can count them. */
 export interface InferenceMetrics extends QueueMetrics {
   /** An engine ended and is being replaced. */
   engineRestart?(end: EngineEnd): void
@@ -36,15 +36,15 @@ export interface InferenceOptions {
   provider: 'auto' | Provider
   /** CUDA devices, one engine each. */
   devices: number[]
-  /** Engine processes; by default one a CUDA device, and on a CPU one a core. */
+  /** Engine processes; by default one per CUDA device, and on a CPU as many as cores and memory allow. */
   engines: number | undefined
-  /** Threads an engine runs a graph on; by default the usable cores are shared by the engines. */
+  /** Threads per engine; by default the engines share the usable cores. */
   threads: number | undefined
   /** Whether CUDA may use TensorFloat-32. */
   tf32: boolean
-  /** Images a batch at most; by default 32 on CPU, 256 on CUDA. */
+  /** Maximum batch size; by default 32 on a CPU, or less for slow models, and 256 on CUDA. */
   maxBatch: number | undefined
-  /** Images reserved at most, encode and decode together. */
+  /** Maximum number of images reserved, encode and decode together. */
   queueLimit: number
   /** Milliseconds in which an engine must answer a batch. */
   timeoutMs: number
@@ -76,7 +76,7 @@ export interface ModelInfo {
   source: Source | undefined
   provider: Provider
   providerReason: string
-  /** Engine processes, the threads each runs a graph on, and the most items it takes at once. */
+  /** Engine processes, threads per engine, and the maximum batch size. */
   engines: number
   threads: number
   maxBatch: number
@@ -85,7 +85,7 @@ export interface ModelInfo {
 const ENGINE_CHILD = new URL('./engine/child.ts', import.meta.url)
 /** Longer than a replacement takes to load on any machine worth waiting for, unless its files are large. */
 const LOST_AFTER_MS = 60_000
-/** What a client is told to wait where no engine came up: the longest pause before the next try. */
+/** `retryAfter` when no engine starts: the longest pause before the next try. */
 const NO_ENGINE_RETRY_SECONDS = 10
 
 /** Images to tokens and back, by a bundle's model, in engine processes. */
@@ -95,14 +95,14 @@ export class Inference {
   readonly codebookFile: Buffer
   /**
    * Resolves, with the reason in a sentence, when there has been no engine for so long that none will come back: the
-   * bundle was changed or deleted, or there is no memory left. Whoever started this should end the process then.
+   * bundle was changed or deleted, or there is no memory left. The caller should then end the process.
    */
   readonly lost: Promise<string>
   readonly #reservations: Reservations
   readonly #imageBytes: number
   readonly #batcher: Batcher
   readonly #keepers: EngineKeeper[]
-  /** What kept the latest successor from coming up, while there is no engine. */
+  /** Why the latest replacement did not start, while there is no engine. */
   #failure: Error | undefined
   #giveUp: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
@@ -184,26 +184,26 @@ export class Inference {
     )
   }
 
-  /** Engines that are warm, of those that `info` names. */
+  /** Number of engines that are warm, of the number in `info`. */
   get enginesUp(): number {
     return this.#batcher.engines
   }
 
-  /** Images and sequences that are admitted and not answered yet. */
+  /** Images and sequences admitted and not yet answered. */
   get imagesInFlight(): number {
     return this.#reservations.held
   }
 
-  /** Whether at least one engine is there, warmed up, and the service is not closing. */
+  /** Whether at least one engine is warm and the service is not closing. */
   get ready(): boolean {
     return !this.#closing && this.#batcher.engines > 0
   }
 
   /**
-   * Admits images before any work is spent on them. Whoever encodes or decodes reserves first, and releases when answered.
+   * Admits images before any work is spent on them. Callers reserve before they encode or decode, and release afterwards.
    * @param deadlineMs milliseconds within which they have to be answered
-   * @throws QueueFullError at once when more than `queueLimit` would be in flight, when they could not be answered in time
-   * at the pace of late, when no engine comes up, or when closing.
+   * @throws QueueFullError at once: when more than `queueLimit` images would be in flight, when they could not be answered
+   * in time at the recent pace, when no engine starts, or when closing.
    */
   reserve(images: number, deadlineMs?: number): Reservation {
     if (this.#closing) throw new QueueFullError('the service is closing')
@@ -213,12 +213,12 @@ export class Inference {
 
   /**
    * Encodes one image.
-   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles. Or a promise of them:
-   * an engine may wait a moment for images that are being prepared, so as to take more of them at once.
+   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; must not change until the promise settles. Or a promise of
+   * them: an engine may wait a moment for images that are being prepared, to run a larger batch.
    * @param length tokens wanted, 1 to L; of a parallel model, L.
-   * @param signal takes the image out of the queue; the promise then rejects with the signal's reason.
-   * @param client stands for the client in all of its requests: for one that is known to come back at once with more, an
-   * engine may wait likewise.
+   * @param signal removes the image from the queue; the promise then rejects with the signal's reason.
+   * @param connection the same object for all requests of one connection: an engine may also wait for a connection that
+   * is known to send its next request at once.
    * @returns uint16 ids `[length]`, bit for bit the first `length` of the full encoding.
    * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
    * image alone; what the promise of pixels rejects with.
@@ -227,17 +227,17 @@ export class Inference {
     pixels: Uint8Array | Promise<Uint8Array>,
     length: number,
     signal?: AbortSignal,
-    client?: object,
+    connection?: object,
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
     this.#check(length, this.info.kind === 'causal')
     const checked = pixels instanceof Uint8Array ? this.#checkSize(pixels) : pixels.then((p) => this.#checkSize(p))
-    return this.#batcher.encode(checked, length, signal, client)
+    return this.#batcher.encode(checked, length, signal, connection)
   }
 
   /**
    * Decodes one sequence.
-   * @param tokens L ids below the codebook's size, or 1 to L where prefixes decode; not changed until the promise settles.
-   * @param signal takes the sequence out of the queue; the promise then rejects with the signal's reason.
+   * @param tokens L ids below the codebook's size, or 1 to L where prefixes decode; must not change until the promise settles.
+   * @param signal removes the sequence from the queue; the promise then rejects with the signal's reason.
    * @returns uint8 `[H,W,3]`, RGB.
    * @throws RangeError for a length or an id the model does not have; EngineFailedError when the engine failed on this
    * sequence alone.
@@ -254,7 +254,7 @@ export class Inference {
     return this.#batcher.decode(tokens, signal)
   }
 
-  /** Admits nothing more, waits until all that is reserved or queued is answered, ends the engines. */
+  /** Admits nothing more, waits until everything reserved or queued is answered, then ends the engines. */
   close(): Promise<void> {
     this.#closing ??= this.#finish()
     return this.#closing
@@ -297,18 +297,18 @@ function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: Prov
   return maxBatch ?? largestBatch(max, itemMs, timeoutMs)
 }
 
-/** How to start an engine, and what it is to be. */
+/** A planned engine and how to start it. */
 interface EngineStart {
   plan: EnginePlan
   start: () => Promise<Engine>
 }
 
-/** An engine that is up, and how to start its like. */
+/** A running engine, and how to start its replacement. */
 interface StartedEngine extends EngineStart {
   engine: Engine
 }
 
-/** Starts all or, when one does not come up, none. */
+/** Starts all engines. If one does not start, it ends the others. */
 async function startAll(starts: EngineStart[]): Promise<StartedEngine[]> {
   const attempts = await Promise.allSettled(starts.map(async (one) => ({ ...one, engine: await one.start() })))
   const started = attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? [attempt.value] : []))
@@ -331,7 +331,7 @@ async function startEngine(
     config: { graphs, shape, provider, device, threads, tf32, batches },
     timeoutMs,
     child,
-    // While loading, ONNX Runtime also reports a CUDA that is not there as an error; whether it is one is decided here.
+    // While loading, ONNX Runtime reports missing CUDA as an error; whether it is one is decided here.
     onStderr: (line) => (loading ? log.info({ line }, 'engine output') : log.warn({ line }, 'engine output')),
   })
   loading = false

@@ -11,7 +11,7 @@ export interface Timings {
   [graphOrStep: string]: number
 }
 
-/** Called as things happen, so that whoever counts can count; this layer keeps no figures. */
+/** Called when things happen, so that a caller can count them; this layer keeps no figures. */
 export interface QueueMetrics {
   /** A batch of `size` images goes to an engine. */
   batch?(kind: Kind, size: number): void
@@ -21,10 +21,10 @@ export interface QueueMetrics {
   queueDepth?(kind: Kind, images: number): void
 }
 
-/** One image or sequence on its way. */
+/** One image or sequence that waits or runs. */
 interface Item<Input, Output> {
   readonly input: Input
-  /** What items of one request have in common: their signal. An item without one is a request of its own. */
+  /** The same for all items of one request: their signal. An item without a signal is a request of its own. */
   readonly request: object
   readonly queuedAt: number
   /** Whether a batch it was in has failed. */
@@ -40,26 +40,26 @@ export type RunBatch<Input, Output> = (
   inputs: Input[],
 ) => Promise<{ outputs: Output[]; timings: GraphTimings }>
 
-/** A batch taken from a lane, which an engine has yet to run. */
+/** A batch taken from a queue, to be run by an engine. */
 export interface Job {
   size: number
   /** Runs on the engine and settles the items, or lines them up to be retried. Never rejects. */
   run(engine: Engine): Promise<void>
 }
 
-/** Of so many places one goes to a request in turn, the others by age. */
+/** One of this many places in a batch goes to the requests in turn, the others by age. */
 const TURN_EVERY = 4
 
 /**
- * The queue of one kind. Most places in a batch go to the items that have waited longest, the others to the requests in
- * turn: so a small request soon gets its place beside large ones, and since three of four places go by age, nothing waits
- * longer than a third more than if all of them did.
+ * The queue of one kind of work. Most places in a batch go to the items that have waited longest, the others to the requests
+ * in turn. So a small request soon gets a place beside large ones; and because three of four places go by age, no item waits
+ * more than a third longer than it would if all places did.
  */
 export class Queue<Input, Output> {
   // Both keep the order of arrival and let an aborted item leave from anywhere at once.
   readonly #waiting = new Set<Item<Input, Output>>()
   readonly #requests = new Map<object, Set<Item<Input, Output>>>()
-  // An iterator of a Map also comes to what is added while it is under way: the requests take turns along it.
+  // An iterator of a Map also reaches entries that are added while it is in use: the requests take turns along it.
   #turns = this.#requests.values()
   #places = 0
   readonly #retries: Item<Input, Output>[] = []
@@ -75,7 +75,7 @@ export class Queue<Input, Output> {
 
   /**
    * Queues an input. An abort rejects at once with the signal's reason, also while a batch with it runs.
-   * @param settled called once, when there is an answer or will be none, before an engine takes its next batch.
+   * @param settled called once, when the item is answered or given up, before an engine takes its next batch.
    */
   push<Result>(
     input: Input,
@@ -132,7 +132,7 @@ export class Queue<Input, Output> {
     return this.#retries.length === 0 && this.#waiting.size === 0
   }
 
-  /** The next batch: first what is to be retried, alone, then up to `max` items by age and in turn. */
+  /** The next batch: an item to be retried, alone, or else up to `max` items by age and in turn. */
   take(max: number): Job | undefined {
     for (let retry = this.#retries.shift(); retry; retry = this.#retries.shift()) {
       if (!retry.settled) return this.#job([retry])
@@ -197,10 +197,10 @@ export class Queue<Input, Output> {
     }
   }
 
-  // The items of a batch that failed run again one by one: to halve the batch until the item that fails is alone would
-  // cost an engine for each half with it, and the items beside it a longer wait than their deadline where the engine
-  // hangs. An item that fails alone is rejected; one that had not failed before gets a second try, since what took its
-  // engine down may have nothing to do with it.
+  // The items of a failed batch run again one by one. Halving the batch until the failing item is alone would cost an
+  // engine for every half that holds it, and where the engine hangs, the other items would wait past their deadline. An
+  // item that fails alone after a failure is rejected; on its first failure it is tried again, because the engine may have
+  // ended for another reason.
   #retry(items: Item<Input, Output>[], cause: unknown): void {
     const [only] = items
     if (items.length === 1 && only?.retried) {

@@ -10,7 +10,7 @@ export interface EngineConfig {
   provider: Provider
   /** CUDA device; without meaning on CPU. */
   device: number
-  /** Threads one graph runs on. */
+  /** Threads that a graph runs on. */
   threads: number
   /** Whether CUDA may round the factors of float32 products to TensorFloat-32; without meaning on CPU. */
   tf32: boolean
@@ -35,20 +35,20 @@ export type GraphTimings = Record<string, number>
 export interface EncodeBatch {
   /** uint8 `[N,H,W,3]`. */
   pixels: Uint8Array
-  /** Tokens wanted of each image, longest first: a later stage then runs on the leading images alone. */
+  /** Tokens wanted of each image, longest first: a later stage then runs on the leading images only. */
   lengths: number[]
 }
 
 /** Tokens of the images of an {@link EncodeBatch}. */
 export interface EncodeResult {
-  /** uint16 `[N,L]`; beyond an image's length a row holds no meaning. */
+  /** uint16 `[N,L]`; what a row holds beyond its image's length means nothing. */
   tokens: Uint16Array
   timings: GraphTimings
 }
 
 /** Sequences to decode. */
 export interface DecodeBatch {
-  /** int32 `[N,L]`, filled up with the id after the codebook's last: absent. */
+  /** int32 `[N,L]`; a shorter sequence is filled up with the id after the codebook's last, which means absent. */
   tokens: Int32Array
 }
 
@@ -71,7 +71,7 @@ export type EngineRequest =
   | ({ kind: 'encode' } & EncodeBatch)
   | ({ kind: 'decode' } & DecodeBatch)
 
-/** From the engine process: one reply a request. */
+/** From the engine process: one reply per request. */
 export type EngineReply =
   | { kind: 'loaded'; itemMs: ItemTimes }
   | ({ kind: 'encoded' } & EncodeResult)
