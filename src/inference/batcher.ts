@@ -1,7 +1,6 @@
 import type { Engine } from './engine/engine.ts'
 import { type ModelShape, sequenceLength } from './graphs.ts'
 import { type Job, type Kind, Queue, type QueueMetrics, type RunBatch, type Timings } from './queue.ts'
-import { ReturningClients } from './returning.ts'
 
 interface Encode {
   pixels: Uint8Array
@@ -16,8 +15,6 @@ interface Rest {
 
 /** The share of its last batch's time that an engine waits at most for more images. A quarter is too short to open photos. */
 const PATIENCE = 1 / 2
-/** The share within which a connection must send its next request to be waited for; a longer wait costs more than it gains. */
-const PROMPT = 1 / 8
 const RECHECK_MS = 1
 
 /**
@@ -25,10 +22,8 @@ const RECHECK_MS = 1
  * waiting, up to `maxBatch` and up to its share of everything that is open; while all engines are busy the queues grow.
  * Encode and decode have separate queues and take turns, so that neither starves the other.
  *
- * An engine that has just finished waits a moment for images that are about to join the queue: those being prepared, and
- * those of connections that send their next request as soon as they are answered. Otherwise it would run without the images
- * it has just answered, and the same connections would continue in more and smaller batches. It does not wait for sequences:
- * decoding costs the same in small batches.
+ * An engine that has just finished waits a moment for images that are being prepared, so that they join its next batch
+ * and not the one after. It does not wait for sequences: decoding costs the same in small batches.
  */
 export class Batcher {
   readonly #maxBatch: number
@@ -36,7 +31,6 @@ export class Batcher {
   readonly #decodes: Queue<ArrayLike<number>, Uint8Array>
   readonly #idle = new Map<Engine, Rest>()
   readonly #engines = new Set<Engine>()
-  readonly #connections = new ReturningClients()
   #turn: Kind = 'encode'
   #recheck: NodeJS.Timeout | undefined
   #preparing = 0
@@ -71,20 +65,14 @@ export class Batcher {
   /**
    * @param pixels uint8 `[H,W,3]`, must not change until the promise settles; or a promise of them while they are prepared.
    * @param signal of the request: items that share it are one request, which takes turns with the others.
-   * @param connection that the request came on, the same object for each of its requests.
    */
   async encode(
     pixels: Uint8Array | Promise<Uint8Array>,
     length: number,
     signal?: AbortSignal,
-    connection: object = {},
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
     this.#begin()
-    this.#connections.asks(connection)
-    const settled = () => {
-      this.#connections.answered(connection)
-      this.#end()
-    }
+    const settled = () => this.#end()
     let input: Encode
     try {
       input = { pixels: pixels instanceof Uint8Array ? pixels : await this.#prepared(pixels), length }
@@ -150,12 +138,11 @@ export class Batcher {
 
   #next(rest: Rest): Job | undefined {
     const patient = performance.now() - rest.since < rest.batch * PATIENCE
-    const expected = patient ? this.#connections.expected(rest.batch * PROMPT) : 0
     // With a larger share, one engine would run a long batch while the others have no work.
-    const share = Math.min(this.#maxBatch, Math.ceil((this.#unsettled + expected) / this.#engines.size))
+    const share = Math.min(this.#maxBatch, Math.ceil(this.#unsettled / this.#engines.size))
     const mayGrow = this.#encodes.short(share) && this.#decodes.empty
-    if (patient && mayGrow && this.#preparing + expected > 0) {
-      // Nothing calls when a connection sends no further request.
+    if (patient && mayGrow && this.#preparing > 0) {
+      // Nothing calls when an image turns out to be broken.
       this.#recheck ??= setTimeout(() => this.#pump(), RECHECK_MS)
       return undefined
     }

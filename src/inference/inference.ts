@@ -217,8 +217,6 @@ export class Inference {
    * them: an engine may wait a moment for images that are being prepared, to run a larger batch.
    * @param length tokens wanted, 1 to L; of a parallel model, L.
    * @param signal removes the image from the queue; the promise then rejects with the signal's reason.
-   * @param connection the same object for all requests of one connection: an engine may also wait for a connection that
-   * is known to send its next request at once.
    * @returns uint16 ids `[length]`, bit for bit the first `length` of the full encoding.
    * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
    * image alone; what the promise of pixels rejects with.
@@ -227,11 +225,10 @@ export class Inference {
     pixels: Uint8Array | Promise<Uint8Array>,
     length: number,
     signal?: AbortSignal,
-    connection?: object,
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
     this.#check(length, this.info.kind === 'causal')
     const checked = pixels instanceof Uint8Array ? this.#checkSize(pixels) : pixels.then((p) => this.#checkSize(p))
-    return this.#batcher.encode(checked, length, signal, connection)
+    return this.#batcher.encode(checked, length, signal)
   }
 
   /**

@@ -86,7 +86,7 @@ export function encode(services: Services): RouteHandlerMethod {
     const type = negotiate(request, ['application/json', 'application/x-npy'])
 
     const toTokens = async (pixels: Uint8Array | Promise<Uint8Array>): Promise<Uint16Array> => {
-      const { tokens, timings } = await inference.encode(pixels, length, admission.signal, request.raw.socket)
+      const { tokens, timings } = await inference.encode(pixels, length, admission.signal)
       admission.time(timings)
       metrics.item('encode', timings)
       return tokens
