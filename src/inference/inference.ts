@@ -292,7 +292,10 @@ function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: Prov
     decode: Math.max(...times.map(({ decode }) => decode)),
   }
   if (Math.max(itemMs.encode, itemMs.decode) > timeoutMs) {
-    log.warn({ itemMs, timeoutMs }, 'one image takes longer than an engine has for a batch; raise --request-timeout')
+    log.warn(
+      { itemMs, timeoutMs },
+      'one image takes longer than an engine should need for a batch; requests may miss their deadline',
+    )
   }
   return maxBatch ?? largestBatch(max, itemMs, timeoutMs)
 }
