@@ -3,8 +3,8 @@
     PYTHONPATH=training python bench/published/compare.py CHECKPOINT BUNDLE [--threads N]
 
 Both load once and then work in turns, so that what else the machine does hits both alike. Prints a table of images
-per second and seconds of processor time per image, medians over the rounds, and of memory after the work of each
-line: all that is resident, and what of it is private. On a machine that others use, processor time is the steadier.
+per second and seconds of processor time per image, medians over the rounds, and of memory: the most that was resident
+up to this line, and what of it is private after it. On a machine that others use, processor time is the steadier.
 """
 
 import argparse
@@ -46,6 +46,7 @@ def pytorch(checkpoint: Path, threads: int) -> None:
     import time
 
     import torch
+
     from nativetok.published.checkpoint import read_checkpoint
     from nativetok.published.recognise import load, read_config, recognise
 
@@ -70,10 +71,13 @@ def pytorch(checkpoint: Path, threads: int) -> None:
 
 
 def memory() -> dict[str, int]:
-    """MiB in memory now, and of these what no other process shares or could read again from a file."""
-    lines = (line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-    fields = {line[0]: round(int(line[1]) / 1024) for line in lines}
-    return {"resident": fields["Rss:"], "private": fields["Private_Dirty:"]}
+    """MiB: the most that was resident so far; and now, what no other process shares or could read again from a file."""
+
+    def field(file: str, name: str) -> int:
+        lines = (line.split() for line in Path(f"/proc/self/{file}").read_text().splitlines())
+        return next(round(int(line[1]) / 1024) for line in lines if line[0] == f"{name}:")
+
+    return {"peak": field("status", "VmHWM"), "private": field("smaps_rollup", "Private_Dirty")}
 
 
 def main() -> None:
@@ -95,7 +99,7 @@ def main() -> None:
         ),
     }
     print(f"{args.threads} threads, {args.rounds} rounds")
-    print("| work | batch | side | images/s | processor s/image | resident MiB | private MiB |")
+    print("| work | batch | side | images/s | processor s/image | peak MiB | private MiB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for work in ("encode", "decode"):
         for batch in args.batches:
@@ -108,7 +112,7 @@ def main() -> None:
             for name, runs in taken.items():
                 rate = batch / statistics.median(run["seconds"] for run in runs)
                 cpu = statistics.median(run["cpu"] for run in runs) / batch
-                held = max(run["memory"]["resident"] for run in runs), max(run["memory"]["private"] for run in runs)
+                held = max(run["memory"]["peak"] for run in runs), max(run["memory"]["private"] for run in runs)
                 print(f"| {work} | {batch} | {name} | {rate:.2f} | {cpu:.3f} | {held[0]} | {held[1]} |", flush=True)
     for side in sides.values():
         side.process.kill()

@@ -38,9 +38,11 @@ for await (const line of createInterface({ input: process.stdin })) {
   console.log(JSON.stringify({ seconds, cpu: (user + system) / 1e6, memory: memory() }))
 }
 
-/** MiB in memory now, and of these what no other process shares or could read again from a file. */
-function memory(): { resident: number; private: number } {
-  const rollup = readFileSync('/proc/self/smaps_rollup', 'utf8')
-  const field = (name: string) => Math.round(Number(rollup.match(new RegExp(`^${name}:\\s+(\\d+)`, 'm'))?.[1]) / 1024)
-  return { resident: field('Rss'), private: field('Private_Dirty') }
+/** MiB: the most that was resident so far; and now, what no other process shares or could read again from a file. */
+function memory(): { peak: number; private: number } {
+  const field = (file: string, name: string) => {
+    const [, kib] = readFileSync(`/proc/self/${file}`, 'utf8').match(new RegExp(`^${name}:\\s+(\\d+)`, 'm')) ?? []
+    return Math.round(Number(kib) / 1024)
+  }
+  return { peak: field('status', 'VmHWM'), private: field('smaps_rollup', 'Private_Dirty') }
 }

@@ -72,8 +72,8 @@ export interface ModelInfo {
   stages: number[]
   /** `normalised`: whether the entries are unit vectors. */
   codebook: { size: number; dimension: number; normalised: boolean }
-  /** Where the weights came from, as far as the bundle says. */
-  source: Source | undefined
+  /** Where the weights came from, if the bundle says so. */
+  source?: Source
   provider: Provider
   providerReason: string
   /** Engine processes, threads per engine, and the maximum batch size. */
@@ -143,7 +143,7 @@ export class Inference {
       length: sequenceLength(shape),
       stages: shape.stages,
       codebook: { ...shape.codebook, normalised: manifest.normalised },
-      source: manifest.source,
+      ...(manifest.source && { source: manifest.source }),
       provider: choice.provider,
       providerReason: choice.reason,
       engines: choice.started.length,
@@ -289,7 +289,10 @@ function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: Prov
     decode: Math.max(...times.map(({ decode }) => decode)),
   }
   if (Math.max(itemMs.encode, itemMs.decode) > timeoutMs) {
-    log.warn({ itemMs, timeoutMs }, 'one image takes longer than an engine has for a batch; raise --request-timeout')
+    log.warn(
+      { itemMs, timeoutMs },
+      'one image takes longer than an engine should need for a batch; requests may miss their deadline',
+    )
   }
   return maxBatch ?? largestBatch(max, itemMs, timeoutMs)
 }

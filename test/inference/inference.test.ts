@@ -16,6 +16,7 @@ import { POISON } from './poison.ts'
 import { alive, photos, startInference } from './support.ts'
 
 const POISON_CHILD = new URL('./poison-child.ts', import.meta.url)
+const SLOW_CHILD = new URL('./slow-child.ts', import.meta.url)
 const FAILING_CHILD = new URL('./failing-child.ts', import.meta.url)
 
 const images = await photos(8)
@@ -64,6 +65,16 @@ test('an engine that stalls past its deadline is killed and replaced, and the su
     { kind: 'stalled', reason: 'the engine did not answer within 5000 ms and was killed' },
   ])
   assert.equal(alive(pid), false)
+})
+
+test('an engine of a slow model has the time that its images take, and small batches', async (t) => {
+  const { inference, observed } = await started(t, { timeoutMs: 1_000, maxBatch: undefined }, SLOW_CHILD)
+  assert.equal(inference.info.maxBatch, 1)
+  const [image] = images
+  assert.ok(image)
+  // Answered after two seconds.
+  assert.equal((await inference.encode(image, 32)).tokens.length, 32)
+  assert.deepEqual(observed.restarts, [])
 })
 
 test('an image that crashes the engine fails alone', async (t) => {

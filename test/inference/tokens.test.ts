@@ -25,10 +25,16 @@ test('tells what it serves', async () => {
   assert.equal(providerReason, 'the CPU was asked for')
   assert.deepEqual(info, {
     name: 'nativetok-128',
+    kind: 'causal',
+    prefixes: true,
     imageSize: 128,
+    image: {
+      ...{ size: 128, kernel: 'lanczos3', longerSide: 'round', cropOffset: 'ceil' },
+      ...{ space: 'srgb', background: '#ffffff' },
+    },
     length: 128,
     stages: [32, 64, 128],
-    codebook: { size: 4096, dimension: 12 },
+    codebook: { size: 4096, dimension: 12, normalised: true },
     engines: 1,
     threads: (await usableMachine()).cores,
     maxBatch: 32,

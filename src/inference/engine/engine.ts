@@ -17,6 +17,9 @@ import type {
 const START_DEADLINE_MS = 120_000
 const SLOW_DISK_BYTES_PER_MS = 20_000
 
+/** An engine has at least this many times as long as one item takes. */
+const STALLED_AFTER = 3
+
 /** Milliseconds that a slow disk takes to read the graphs and their weights. */
 export function readMs({ graphs }: Pick<EngineConfig, 'graphs'>): number {
   const bytes = graphs.flatMap((graph) => [graph, ...graph.weights]).reduce((sum, file) => sum + file.bytes, 0)
@@ -52,7 +55,10 @@ export interface Engine {
 
 export interface EngineOptions {
   config: EngineConfig
-  /** Milliseconds within which a batch must be answered; after that the process is killed. */
+  /**
+   * Milliseconds within which a batch must be answered; after that the process is killed. A model of which one item takes
+   * more than a third of it gets more time.
+   */
   timeoutMs: number
   /** The script that the process runs. */
   child: URL
@@ -67,7 +73,7 @@ export interface EngineOptions {
 export class ProcessEngine implements Engine {
   readonly ended: Promise<EngineEnd>
   readonly #process: ChildProcess
-  readonly #timeoutMs: number
+  #timeoutMs: number
   #pending: { resolve(reply: EngineReply): void; reject(error: Error): void } | undefined
   /** Why this engine is over; set when it is killed, before its process is gone. */
   #end: EngineEnd | undefined
@@ -84,6 +90,9 @@ export class ProcessEngine implements Engine {
       const deadlineMs = START_DEADLINE_MS + readMs(options.config)
       const reply = await engine.#call({ kind: 'load', config: options.config }, deadlineMs)
       if (reply.kind === 'loaded') engine.#itemMs = reply.itemMs
+      // Otherwise an engine on a slow machine would be killed in the middle of every image.
+      const slowest = Math.max(engine.#itemMs.encode, engine.#itemMs.decode)
+      engine.#timeoutMs = Math.max(engine.#timeoutMs, Math.ceil(slowest * STALLED_AFTER))
       return engine
     } catch (error) {
       await engine.close()
