@@ -234,7 +234,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
   return config
 }
 
-/** The README's configuration table, as Markdown. */
+/** The table of docs/configuration.md, as Markdown. */
 export function settingsTable(): string {
   const rows = Object.values<Setting>(settings).map(
     (s) =>

@@ -110,9 +110,12 @@ test('--help lists every flag, its variable and its default', (t) => {
   }
 })
 
-test('the README has the table of settings as the code has it', () => {
-  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8')
+test('the guide has the table of settings that the code has', () => {
+  const guide = readFileSync(new URL('../docs/configuration.md', import.meta.url), 'utf8')
   // Formatters pad the columns of a table.
   const plain = (markdown: string) => markdown.replaceAll(/ +/g, ' ').replaceAll(/-{3,}/g, '---')
-  assert.ok(plain(readme).includes(plain(settingsTable())), `The README's table has to be:\n${settingsTable()}`)
+  assert.ok(
+    plain(guide).includes(plain(settingsTable())),
+    `docs/configuration.md must have this table:\n${settingsTable()}`,
+  )
 })
