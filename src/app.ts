@@ -14,6 +14,7 @@ import { boundClosing, closeConnections } from './http/connections.ts'
 import { describeSchemaErrors, operationsOf, readContract, validatorCompiler } from './http/contract.ts'
 import { addErrorHandling, answerBrokenRequest, answerFrameworkError } from './http/errors.ts'
 import { addSecurityHeaders } from './http/headers.ts'
+import { contractFor } from './http/served-contract.ts'
 import { readUnreadBodies } from './http/unread-bodies.ts'
 import type { Inference } from './inference/inference.ts'
 import type { Metrics } from './observability/metrics.ts'
@@ -39,7 +40,7 @@ export async function buildApp(options: {
   metrics: Metrics
 }): Promise<App> {
   const { config, inference, log, metrics } = options
-  const contract = readContract()
+  const contract = contractFor(readContract(), inference.info)
   const inflight = new InflightBytes(config.inflightLimit)
   const apiKeys = new ApiKeys(config, log)
   const services: Services = { config, apiKeys, inference, contract, metrics, inflight, draining: false }

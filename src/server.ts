@@ -50,8 +50,11 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
     port: config.port,
     listenTextResolver: (address) => `listening on ${address}`,
   })
-  const { name, model, bundle, provider, providerReason, engines, threads, maxBatch } = inference.info
-  log.info({ name, model, bundle, provider, providerReason, engines, threads, maxBatch }, 'serving')
+  const { name, modelDigest, bundleDigest, provider, providerReason, engines, threads, maxBatch } = inference.info
+  log.info(
+    { name, model: modelDigest, bundle: bundleDigest, provider, providerReason, engines, threads, maxBatch },
+    'serving',
+  )
   void inference.lost.then((reason) => {
     // An uncaught error ends the process gracefully, see below.
     throw new Error(reason)

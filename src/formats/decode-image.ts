@@ -1,5 +1,6 @@
 import sharp, { type Sharp, type SharpOptions } from 'sharp'
 import { hasBrands, readAvif } from './avif.ts'
+import { type Fit, fitsAsCover, fitted } from './fit.ts'
 import { isGif, withTransparency } from './gif.ts'
 import { damaged, ImageError, kindNotTaken, noImage, notTaken } from './image-error.ts'
 import { isJpeg, jpegNotDecoded } from './jpeg.ts'
@@ -10,10 +11,8 @@ import { isTiff, readTiff, tiffSize } from './tiff.ts'
 export { ImageError } from './image-error.ts'
 
 /** What to bring images to, and what is too large to open. The rest of the preparation is the bundle format's. */
-export interface DecodeOptions {
-  /** Height and width of the result, in pixels. */
-  size: number
-  /** Most pixels an image may have. Told from its header, before it is decoded. */
+export interface DecodeOptions extends Fit {
+  /** The maximum number of pixels of an image, checked in its header before it is decoded. */
   maxPixels: number
 }
 
@@ -49,7 +48,7 @@ type Plan =
 
 /**
  * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
- * side resized by lanczos3 and the centre cropped. `docs/images.md` says which kinds are taken and how.
+ * side resized and the centre cropped as the options say. `docs/images.md` says which kinds are taken and how.
  *
  * @returns uint8 [size, size, 3], C order
  * @throws ImageError
@@ -64,10 +63,10 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
       case 'in 8 bits':
         return await toPixels(open(await inEightBits(plan, options), options), options)
       case 'with a profile': {
-        const png = fitted(open(plan.bytes, options), options)
+        const png = (await fittedEarly(open(plan.bytes, options), options))
           .toColourspace(plan.deep ? 'rgb16' : 'srgb')
           .png()
-        return await decodeImage(withProfile(await png.toBuffer(), plan.profile), ofModelSize(options))
+        return await decodeImage(withProfile(await png.toBuffer(), plan.profile), afterFitting(options))
       }
       case 'from floats':
         return await fromFloats(plan, options)
@@ -99,9 +98,17 @@ function planOf(bytes: Buffer): Plan {
   return { way: 'direct', bytes }
 }
 
-/** For an intermediate file of the model's size, which may have more pixels than the limit on what is sent. */
-function ofModelSize({ size }: DecodeOptions): DecodeOptions {
-  return { size, maxPixels: size * size }
+/**
+ * Fits an intermediate image, so that the steps after it have little to do. Only sharp's own `cover` keeps the depth and
+ * the colours of an image as they are.
+ */
+async function fittedEarly(image: Sharp, options: DecodeOptions): Promise<Sharp> {
+  return fitsAsCover(options) ? fitted(image, options) : image
+}
+
+/** What is asked of an intermediate file, which may have more pixels than the limit on what is sent. */
+function afterFitting(options: DecodeOptions): DecodeOptions {
+  return { ...options, maxPixels: Math.max(options.maxPixels, options.size ** 2) }
 }
 
 /** libvips holds the header's dimensions against the limit before it decodes anything. */
@@ -109,13 +116,9 @@ function open(bytes: Buffer, { maxPixels }: DecodeOptions, special: SharpOptions
   return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true, ...special })
 }
 
-function fitted(image: Sharp, { size }: DecodeOptions): Sharp {
-  return image.resize(size, size, { fit: 'cover', position: 'centre', kernel: 'lanczos3' })
-}
-
-function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
+async function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
   const flat = image.flatten({ background: '#ffffff' })
-  return fitted(flat, options).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
+  return (await fitted(flat, options)).toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer()
 }
 
 /**
@@ -144,9 +147,9 @@ async function fromFloats(
   plan: { bytes: Buffer; grey: boolean; profile?: Buffer },
   options: DecodeOptions,
 ): Promise<Buffer> {
-  const { size } = options
   const space = plan.grey ? 'srgb' : 'scrgb'
-  const { data, info } = await fitted(open(plan.bytes, options, { ignoreIcc: true }), options)
+  const image = open(plan.bytes, options, { ignoreIcc: true })
+  const { data, info } = await (await fittedEarly(image, options))
     .pipelineColourspace(space)
     .toColourspace(space)
     .raw({ depth: 'float' })
@@ -157,13 +160,14 @@ async function fromFloats(
     throw kindNotTaken('a TIFF with floating-point samples outside 0 to 1')
   }
   const deep = Uint16Array.from(samples, (value) => Math.round(65_535 * Math.min(1, Math.max(0, value))))
-  const image = sharp(deep, { raw: { width: size, height: size, channels: info.channels } })
-  if (plan.profile === undefined) return toPixels(image, options)
-  const png = await image
+  const { width, height, channels } = info
+  const whole = sharp(deep, { raw: { width, height, channels } })
+  if (plan.profile === undefined) return toPixels(whole, options)
+  const png = await whole
     .toColourspace(plan.grey ? 'grey16' : 'rgb16')
     .png()
     .toBuffer()
-  return decodeImage(withProfile(png, plan.profile), ofModelSize(options))
+  return decodeImage(withProfile(png, plan.profile), afterFitting(options))
 }
 
 /** Why a file became no pixels. Asked only then: reading a small photo's header by itself is a fifth of decoding it. */

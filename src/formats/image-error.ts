@@ -1,6 +1,6 @@
 /** What keeps an image from becoming pixels. `message` continues a sentence that names the image. */
 export class ImageError extends Error {
-  readonly reason: 'undecodable' | 'unsupported' | 'too-many-pixels'
+  readonly reason: 'undecodable' | 'unknown-format' | 'unsupported' | 'too-many-pixels'
 
   constructor(reason: ImageError['reason'], message: string) {
     super(message)
@@ -8,23 +8,24 @@ export class ImageError extends Error {
   }
 }
 
-const taken = 'JPEG, PNG, WebP, AVIF, GIF and TIFF are taken'
+const supported = 'send JPEG, PNG, WebP, AVIF, GIF or TIFF'
 
-/** A format that is not taken at all. */
+/** A known format that is not supported at all. */
 export function notTaken(format: string): ImageError {
-  return new ImageError('unsupported', `is ${format}, which is not taken; ${taken}`)
+  return new ImageError('unsupported', `is ${format}, which is not supported; ${supported}`)
 }
 
-/** A whole file of a format that is taken, but of a kind that is not. */
+/** An intact file of a supported format, but of a kind that is not supported. */
 export function kindNotTaken(kind: string): ImageError {
-  return new ImageError('unsupported', `is ${kind}, which is not taken; save it as 8-bit RGB`)
+  return new ImageError('unsupported', `is ${kind}, which is not supported; save it as 8-bit RGB`)
 }
 
+/** Content that matches no known format. */
 export function noImage(): ImageError {
-  return new ImageError('undecodable', `is no image that can be told by its content; ${taken}`)
+  return new ImageError('unknown-format', `is no image of a known format; ${supported}`)
 }
 
-/** libvips keeps one text of errors for all threads, so what it says of an image may be about another. */
+/** libvips shares one error text between all threads, so its message may be about another image. */
 export function damaged(): ImageError {
   return new ImageError('undecodable', 'cannot be decoded; it is damaged or cut off')
 }

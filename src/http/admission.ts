@@ -233,7 +233,7 @@ export function admissionHooks(limits: Limits): AdmissionHooks {
     },
     async onSend(request, reply) {
       const timings = Object.entries({ ...request.admission?.timings, total: reply.elapsedTime })
-      reply.header('x-model', inference.info.model)
+      reply.header('x-model', inference.info.modelDigest)
       reply.header('server-timing', timings.map(([step, ms]) => `${step};dur=${ms.toFixed(2)}`).join(', '))
       if (!request.raw.complete) {
         // The rest of the body is thrown away and needs no place in the queue.

@@ -3,7 +3,7 @@ export class BundleError extends Error {
   override name = 'BundleError'
 }
 
-/** More images are in flight than can be taken, or the service has no engine or is closing. Worth trying again later. */
+/** Too many images are in flight, or the service has no engine or is closing. Try again later. */
 export class QueueFullError extends Error {
   override name = 'QueueFullError'
   /** Whole seconds, at least 1, after which there is likely to be room. */
@@ -16,7 +16,12 @@ export class QueueFullError extends Error {
   }
 }
 
-/** An item for which the engine failed when it ran alone, after a retry. */
+/** The engine failed on this item, alone and after a retry. */
 export class EngineFailedError extends Error {
   override name = 'EngineFailedError'
+}
+
+/** What an error says; whatever was thrown, as text. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }

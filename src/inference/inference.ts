@@ -1,16 +1,20 @@
-import { Batcher, type BatcherMetrics, type Timings } from './batcher.ts'
-import { type Bundle, readBundle } from './bundle.ts'
-import { type Engine, EngineKeeper, ProcessEngine } from './engine/engine.ts'
+import { Batcher } from './batcher.ts'
+import { type Bundle, type ImagePreparation, readBundle, type Source } from './bundle.ts'
+import { type Engine, type EngineEnd, ProcessEngine, readMs } from './engine/engine.ts'
+import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
 import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
 import { QueueFullError } from './errors.ts'
-import { sequenceLength } from './graphs.ts'
+import { type ModelShape, sequenceLength } from './graphs.ts'
+import type { QueueMetrics, Timings } from './queue.ts'
 import { type Reservation, Reservations } from './reservations.ts'
-import { type EnginePlan, planBatches, planEngines, usableMachine } from './sizing.ts'
+import { type EnginePlan, largestBatch, planBatches, planEngines, usableMachine } from './sizing.ts'
 
-export type { Kind, Timings } from './batcher.ts'
+export type { ImagePreparation, Source } from './bundle.ts'
+export type { EngineEnd } from './engine/engine.ts'
 export type { Provider } from './engine/protocol.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
+export type { Kind, Timings } from './queue.ts'
 export type { Reservation } from './reservations.ts'
 
 /** As much of pino's logger as is used here. */
@@ -20,10 +24,10 @@ export interface Logger {
   error(fields: object, message: string): void
 }
 
-/** Called as things happen, so that whoever counts can count. */
-export interface InferenceMetrics extends BatcherMetrics {
-  /** An engine ended, for this reason, and is being replaced. */
-  engineRestart?(reason: string): void
+/** Called when things happen, so that a caller can count them. */
+export interface InferenceMetrics extends QueueMetrics {
+  /** An engine ended and is being replaced. */
+  engineRestart?(end: EngineEnd): void
 }
 
 export interface InferenceOptions {
@@ -32,19 +36,19 @@ export interface InferenceOptions {
   provider: 'auto' | Provider
   /** CUDA devices, one engine each. */
   devices: number[]
-  /** Engine processes; by default one a CUDA device, and on a CPU one a core. */
+  /** Engine processes; by default one per CUDA device, and on a CPU as many as cores and memory allow. */
   engines: number | undefined
-  /** Threads an engine runs a graph on; by default the usable cores are shared by the engines. */
+  /** Threads per engine; by default the engines share the usable cores. */
   threads: number | undefined
   /** Whether CUDA may use TensorFloat-32. */
   tf32: boolean
-  /** Images a batch at most; by default 32 on CPU, 256 on CUDA. */
+  /** Maximum batch size; by default 32 on a CPU, or less for slow models, and 256 on CUDA. */
   maxBatch: number | undefined
-  /** Images reserved at most, encode and decode together. */
+  /** Maximum number of images reserved, encode and decode together. */
   queueLimit: number
   /** Milliseconds in which an engine must answer a batch. */
   timeoutMs: number
-  /** Milliseconds without any engine after which all is given up; by default a minute. */
+  /** Milliseconds without any engine after which all is given up; by default a minute, or longer for large bundles. */
   lostAfterMs?: number
   log: Logger
   metrics?: InferenceMetrics
@@ -53,26 +57,35 @@ export interface InferenceOptions {
 /** What is served, and on what. */
 export interface ModelInfo {
   name: string
+  /** `causal`: shorter encodings are prefixes of longer ones. `parallel`: only whole sequences mean something. */
+  kind: ModelShape['kind']
+  /** Whether any prefix decodes; if not, only whole sequences do. */
+  prefixes: boolean
   /** Digest of what tokens mean: tokens of one model mean nothing to another. */
-  model: string
+  modelDigest: string
   /** Digest of every file of the bundle. */
-  bundle: string
+  bundleDigest: string
   imageSize: number
+  /** How photos become the pixels that the encoder takes. */
+  image: ImagePreparation
   length: number
   stages: number[]
-  codebook: { size: number; dimension: number }
+  /** `normalised`: whether the entries are unit vectors. */
+  codebook: { size: number; dimension: number; normalised: boolean }
+  /** Where the weights came from, as far as the bundle says. */
+  source: Source | undefined
   provider: Provider
   providerReason: string
-  /** Engine processes, the threads each runs a graph on, and the most items it takes at once. */
+  /** Engine processes, threads per engine, and the maximum batch size. */
   engines: number
   threads: number
   maxBatch: number
 }
 
 const ENGINE_CHILD = new URL('./engine/child.ts', import.meta.url)
-/** Longer than a successor takes to load on any machine that is worth waiting for. */
+/** Longer than a replacement takes to load on any machine worth waiting for, unless its files are large. */
 const LOST_AFTER_MS = 60_000
-/** What a client is told to wait where no engine came up: the longest pause before the next try. */
+/** `retryAfter` when no engine starts: the longest pause before the next try. */
 const NO_ENGINE_RETRY_SECONDS = 10
 
 /** Images to tokens and back, by a bundle's model, in engine processes. */
@@ -82,14 +95,14 @@ export class Inference {
   readonly codebookFile: Buffer
   /**
    * Resolves, with the reason in a sentence, when there has been no engine for so long that none will come back: the
-   * bundle was changed or deleted, or there is no memory left. Whoever started this should end the process then.
+   * bundle was changed or deleted, or there is no memory left. The caller should then end the process.
    */
   readonly lost: Promise<string>
   readonly #reservations: Reservations
   readonly #imageBytes: number
   readonly #batcher: Batcher
   readonly #keepers: EngineKeeper[]
-  /** What kept the latest successor from coming up, while there is no engine. */
+  /** Why the latest replacement did not start, while there is no engine. */
   #failure: Error | undefined
   #giveUp: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
@@ -105,10 +118,12 @@ export class Inference {
     const machine = await usableMachine()
     const choice = await chooseProvider(options.provider, (provider) =>
       startAll(
-        planEngines(provider, options, machine, bundle.graphBytes).map((plan) => ({
-          plan,
-          start: () => startEngine(bundle, provider, plan, options, child),
-        })),
+        planEngines(provider, options, machine, { graphs: bundle.graphs, imageSize: bundle.shape.imageSize }).map(
+          (plan) => ({
+            plan,
+            start: () => startEngine(bundle, provider, plan, options, child),
+          }),
+        ),
       ),
     )
     return new Inference(options, bundle, choice)
@@ -119,17 +134,21 @@ export class Inference {
     const { manifest, shape } = bundle
     this.info = {
       name: manifest.name,
-      model: bundle.model,
-      bundle: bundle.bundle,
+      kind: shape.kind,
+      prefixes: shape.prefixes,
+      modelDigest: bundle.modelDigest,
+      bundleDigest: bundle.bundleDigest,
       imageSize: shape.imageSize,
+      image: manifest.image,
       length: sequenceLength(shape),
       stages: shape.stages,
-      codebook: shape.codebook,
+      codebook: { ...shape.codebook, normalised: manifest.normalised },
+      source: manifest.source,
       provider: choice.provider,
       providerReason: choice.reason,
       engines: choice.started.length,
       threads: choice.started[0]?.plan.threads ?? 0,
-      maxBatch: planBatches(choice.provider, options.maxBatch).max,
+      maxBatch: maxBatchOf(options, choice),
     }
     this.codebookFile = bundle.codebookFile
     this.#imageBytes = shape.imageSize * shape.imageSize * 3
@@ -137,7 +156,7 @@ export class Inference {
     this.#reservations = new Reservations(options.queueLimit, this.info.engines * this.info.maxBatch)
     const { promise: lost, resolve: giveUp } = Promise.withResolvers<string>()
     this.lost = lost
-    const { lostAfterMs = LOST_AFTER_MS } = options
+    const { lostAfterMs = Math.max(LOST_AFTER_MS, readMs(bundle)) } = options
     this.#keepers = choice.started.map(
       ({ engine, start }) =>
         new EngineKeeper(engine, start, {
@@ -146,16 +165,16 @@ export class Inference {
             this.#failure = undefined
             this.#batcher.add(ready)
           },
-          down: (gone, reason) => {
+          down: (gone, end) => {
             this.#batcher.remove(gone)
             if (this.#batcher.engines === 0) {
               this.#giveUp = setTimeout(() => {
-                const why = this.#failure?.message ?? reason
+                const why = this.#failure?.message ?? end.reason
                 giveUp(`there has been no engine for ${lostAfterMs / 1000} s: ${why}`)
               }, lostAfterMs)
             }
-            log.error({ reason }, 'engine ended, starting another')
-            metrics?.engineRestart?.(reason)
+            log.error({ kind: end.kind, reason: end.reason }, 'engine ended, starting another')
+            metrics?.engineRestart?.(end)
           },
           failed: (error) => {
             if (this.#batcher.engines === 0) this.#failure = error
@@ -165,26 +184,26 @@ export class Inference {
     )
   }
 
-  /** Engines that are warm, of those that `info` names. */
+  /** Number of engines that are warm, of the number in `info`. */
   get enginesUp(): number {
     return this.#batcher.engines
   }
 
-  /** Images and sequences that are admitted and not answered yet. */
+  /** Images and sequences admitted and not yet answered. */
   get imagesInFlight(): number {
     return this.#reservations.held
   }
 
-  /** Whether at least one engine is there, warmed up, and the service is not closing. */
+  /** Whether at least one engine is warm and the service is not closing. */
   get ready(): boolean {
     return !this.#closing && this.#batcher.engines > 0
   }
 
   /**
-   * Admits images before any work is spent on them. Whoever encodes or decodes reserves first, and releases when answered.
+   * Admits images before any work is spent on them. Callers reserve before they encode or decode, and release afterwards.
    * @param deadlineMs milliseconds within which they have to be answered
-   * @throws QueueFullError at once when more than `queueLimit` would be in flight, when they could not be answered in time
-   * at the pace of late, when no engine comes up, or when closing.
+   * @throws QueueFullError at once: when more than `queueLimit` images would be in flight, when they could not be answered
+   * in time at the recent pace, when no engine starts, or when closing.
    */
   reserve(images: number, deadlineMs?: number): Reservation {
     if (this.#closing) throw new QueueFullError('the service is closing')
@@ -194,13 +213,13 @@ export class Inference {
 
   /**
    * Encodes one image.
-   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; left alone until the promise settles. Or a promise of them:
-   * an engine may wait a moment for images that are being prepared, so as to take more of them at once.
-   * @param length tokens wanted, 1 to L.
-   * @param signal takes the image out of the queue; the promise then rejects with the signal's reason.
-   * @param client stands for the client in all of its requests: for one that is known to come back at once with more, an
-   * engine may wait likewise.
-   * @returns uint16 ids `[length]`, the first `length` of the full encoding, bit for bit.
+   * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; must not change until the promise settles. Or a promise of
+   * them: an engine may wait a moment for images that are being prepared, to run a larger batch.
+   * @param length tokens wanted, 1 to L; of a parallel model, L.
+   * @param signal removes the image from the queue; the promise then rejects with the signal's reason.
+   * @param connection the same object for all requests of one connection: an engine may also wait for a connection that
+   * is known to send its next request at once.
+   * @returns uint16 ids `[length]`, bit for bit the first `length` of the full encoding.
    * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
    * image alone; what the promise of pixels rejects with.
    */
@@ -208,23 +227,23 @@ export class Inference {
     pixels: Uint8Array | Promise<Uint8Array>,
     length: number,
     signal?: AbortSignal,
-    client?: object,
+    connection?: object,
   ): Promise<{ tokens: Uint16Array; timings: Timings }> {
-    this.#check(length)
+    this.#check(length, this.info.kind === 'causal')
     const checked = pixels instanceof Uint8Array ? this.#checkSize(pixels) : pixels.then((p) => this.#checkSize(p))
-    return this.#batcher.encode(checked, length, signal, client)
+    return this.#batcher.encode(checked, length, signal, connection)
   }
 
   /**
-   * Decodes one sequence; any prefix of an encoding is one.
-   * @param tokens 1 to L ids below the codebook's size; left alone until the promise settles.
-   * @param signal takes the sequence out of the queue; the promise then rejects with the signal's reason.
+   * Decodes one sequence.
+   * @param tokens L ids below the codebook's size, or 1 to L where prefixes decode; must not change until the promise settles.
+   * @param signal removes the sequence from the queue; the promise then rejects with the signal's reason.
    * @returns uint8 `[H,W,3]`, RGB.
    * @throws RangeError for a length or an id the model does not have; EngineFailedError when the engine failed on this
    * sequence alone.
    */
   async decode(tokens: ArrayLike<number>, signal?: AbortSignal): Promise<{ pixels: Uint8Array; timings: Timings }> {
-    this.#check(tokens.length)
+    this.#check(tokens.length, this.info.prefixes)
     const { size } = this.info.codebook
     for (let index = 0; index < tokens.length; index++) {
       const id = tokens[index]
@@ -235,7 +254,7 @@ export class Inference {
     return this.#batcher.decode(tokens, signal)
   }
 
-  /** Admits nothing more, waits until all that is reserved or queued is answered, ends the engines. */
+  /** Admits nothing more, waits until everything reserved or queued is answered, then ends the engines. */
   close(): Promise<void> {
     this.#closing ??= this.#finish()
     return this.#closing
@@ -254,26 +273,42 @@ export class Inference {
     throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
   }
 
-  #check(length: number): void {
+  /** @param prefixes whether less than a whole sequence will do */
+  #check(length: number, prefixes: boolean): void {
     if (this.#closed) throw new QueueFullError('the service is closed')
-    if (!(Number.isInteger(length) && length >= 1 && length <= this.info.length)) {
-      throw new RangeError(`a sequence has 1 to ${this.info.length} tokens, not ${length}`)
+    const longest = this.info.length
+    if (!(Number.isInteger(length) && length >= (prefixes ? 1 : longest) && length <= longest)) {
+      throw new RangeError(`a sequence has ${prefixes ? `1 to ${longest}` : longest} tokens, not ${length}`)
     }
   }
 }
 
-/** How to start an engine, and what it is to be. */
+/** The maximum batch size: what was set, or what the slowest engine can do in time. */
+function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: ProviderChoice<StartedEngine[]>): number {
+  const { max } = planBatches(choice.provider, maxBatch)
+  const times = choice.started.map(({ engine }) => engine.itemMs)
+  const itemMs = {
+    encode: Math.max(...times.map(({ encode }) => encode)),
+    decode: Math.max(...times.map(({ decode }) => decode)),
+  }
+  if (Math.max(itemMs.encode, itemMs.decode) > timeoutMs) {
+    log.warn({ itemMs, timeoutMs }, 'one image takes longer than an engine has for a batch; raise --request-timeout')
+  }
+  return maxBatch ?? largestBatch(max, itemMs, timeoutMs)
+}
+
+/** A planned engine and how to start it. */
 interface EngineStart {
   plan: EnginePlan
   start: () => Promise<Engine>
 }
 
-/** An engine that is up, and how to start its like. */
+/** A running engine, and how to start its replacement. */
 interface StartedEngine extends EngineStart {
   engine: Engine
 }
 
-/** Starts all or, when one does not come up, none. */
+/** Starts all engines. If one does not start, it ends the others. */
 async function startAll(starts: EngineStart[]): Promise<StartedEngine[]> {
   const attempts = await Promise.allSettled(starts.map(async (one) => ({ ...one, engine: await one.start() })))
   const started = attempts.flatMap((attempt) => (attempt.status === 'fulfilled' ? [attempt.value] : []))
@@ -290,13 +325,13 @@ async function startEngine(
   { maxBatch, tf32, timeoutMs, log }: InferenceOptions,
   child: URL,
 ): Promise<Engine> {
-  const batches = planBatches(provider, maxBatch)
+  const batches = planBatches(provider, maxBatch, { threads, imageSize: shape.imageSize })
   let loading = true
   const engine = await ProcessEngine.start({
     config: { graphs, shape, provider, device, threads, tf32, batches },
     timeoutMs,
     child,
-    // While loading, ONNX Runtime also reports a CUDA that is not there as an error; whether it is one is decided here.
+    // While loading, ONNX Runtime reports missing CUDA as an error; whether it is one is decided here.
     onStderr: (line) => (loading ? log.info({ line }, 'engine output') : log.warn({ line }, 'engine output')),
   })
   loading = false

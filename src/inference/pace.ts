@@ -1,11 +1,11 @@
-/** Milliseconds. Batches come back in lumps, so that a shorter stretch says little. */
+/** Milliseconds. Images come back in batches, so a shorter stretch says little. */
 const STRETCH_MS = 1000
-/** What the latest stretch counts, against all before it. */
+/** Weight of the latest stretch, against all before it. */
 const WEIGHT = 0.5
 
 /**
- * How fast images are done while there are enough of them: what a queue is worked off at, whichever step is the slowest.
- * With fewer at work the engines wait for clients, and what comes out says how much was asked for, not how much is possible.
+ * How fast images are done while there are enough of them: the rate at which a queue shrinks, whichever step is the slowest.
+ * With fewer images at work the engines wait for requests, and the rate says how much was asked for, not how much is possible.
  */
 export class Pace {
   readonly #enough: number
@@ -18,7 +18,7 @@ export class Pace {
     this.#enough = enough
   }
 
-  /** Images a second; undefined until there was a stretch to measure. */
+  /** Images per second; undefined until a stretch was measured. */
   get rate(): number | undefined {
     return this.#rate
   }
@@ -36,7 +36,7 @@ export class Pace {
     this.leave(1)
   }
 
-  /** Work on `images` ends, not all of them done. */
+  /** Work on `images` ends without their being done. */
   leave(images: number): void {
     this.#atWork -= images
     if (this.#atWork < this.#enough) this.#stretch = undefined

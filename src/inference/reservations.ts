@@ -1,41 +1,42 @@
 import { QueueFullError } from './errors.ts'
 import { Pace } from './pace.ts'
 
-/** Images admitted; held from admission until they are answered. */
+/** Admitted images, held until they are answered. */
 export interface Reservation {
   /**
    * Admits `images` more.
-   * @throws QueueFullError when they do not fit; what was reserved before stays so.
+   * @throws QueueFullError when they do not fit; what was reserved before stays reserved.
    */
   grow(images: number): void
-  /** Says that all the client has to send is there: from here on its images wait for this service alone. */
+  /** Says that the request has arrived in full: from now on its images wait only for this service. */
   begin(): void
-  /** One image is done. Before {@link begin} it says nothing. */
+  /** One image is done. Ignored before {@link begin}. */
   done(): void
-  /** Gives everything back. May be called again, without effect. */
+  /** Releases everything. Further calls have no effect. */
   release(): void
 }
 
-/** Of the time that a request has, one part in so many may go to what is ahead of it. */
+/** One part in this many of a request's time may go to the images ahead of it. */
 const SHARE_AHEAD = 3
 
 /**
- * Counts the images in flight and refuses at once what is over the bound, or what might not be answered within its
- * deadline at the pace of late: a third of it may go to what is ahead. The rest is for the request's own images, for turns
- * that later ones get before it, and for an engine that hangs, is found after another third, and is replaced.
+ * Counts the images in flight. It refuses at once what is over the limit, and what might not be answered within its deadline
+ * at the recent pace: a third of the deadline may go to the images ahead. The rest is for the request's own images, for later
+ * requests that get their turn first, and for an engine that hangs, is detected after another third, and is replaced.
  */
 export class Reservations {
   readonly #limit: number
   readonly #enough: number
   readonly #pace: Pace
   #held = 0
-  /** Of those held, images that are done and wait for the rest of their request. */
+  /** Held images that are done and wait for the rest of their request. */
   #done = 0
   #emptied = Promise.withResolvers<void>()
 
   /**
-   * @param limit images held at most
-   * @param enough images that keep all engines busy; no fewer say anything about the pace, or are refused by it
+   * @param limit maximum number of images held
+   * @param enough images that keep all engines busy; fewer images say nothing about the pace and are not refused because
+   * of it
    */
   constructor(limit: number, enough: number) {
     this.#limit = limit

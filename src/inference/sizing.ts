@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { availableParallelism, totalmem } from 'node:os'
-import type { BatchPlan, EngineConfig, Provider } from './engine/protocol.ts'
+import type { BatchPlan, ItemTimes, Provider } from './engine/protocol.ts'
+import { type Graph, packsWeights } from './graphs.ts'
 
 /** What this process may use of its machine. */
 export interface Machine {
@@ -17,59 +18,124 @@ export interface EnginePlan {
   threads: number
 }
 
-/** Measured: with more, what a transformer's layers pass on to each other leaves the core's cache. */
-const IMAGES_A_CORE = 8
-/** Of the memory, what engines may take on a CPU unless their number is set; the rest is for requests, files and others. */
+/**
+ * Pixels that encoder and decoder run on at once, for each thread: eight images of 128 x 128, two of 256 x 256. Measured:
+ * with more, what a transformer's layers pass on to each other leaves the core's cache.
+ */
+const PIXELS_A_THREAD = 8 * 128 * 128
+/** Share of the cores that must have work. */
+const BUSY_CORES = 0.8
+/** Share of the memory that engines may take on a CPU unless their number is set; the rest is for requests and files. */
 const ENGINES_SHARE = 0.5
-/** Measured of an engine on a CPU at batches of 32: what it takes over what its graphs take on disk. */
-const MEMORY_OVER_FILES = 10
+
+// What one engine on a CPU keeps for itself, measured on the default bundle (fp16 weights inside) and on TiTok-S-128.
+/** Node, ONNX Runtime, and a batch on its way. */
+const ENGINE_BYTES = 160e6
+/** Of the bytes of weights inside a graph's file: as they were read, converted, and packed for fast products. */
+const COPIES_OF_INSIDE = 3
+/**
+ * What layers pass on to each other, for each pixel that is run on at once. Models with weights outside their graphs are the
+ * large ones, with convolutions at the full size of the image.
+ */
+const BYTES_A_PIXEL = { inside: 700, outside: 2200 }
 
 /**
- * The engines to start. On CUDA one a device, or `engines` of them spread over the devices. On a CPU one a core, with one
- * thread each: a graph's small products gain less from a second thread than from a second batch beside them. Where memory
- * is too small for that, fewer engines share the cores. `engines` and `threads` say otherwise, one or both.
- * @param graphBytes size of the bundle's graphs on disk
+ * Threads of an engine of a large model, at least. Measured on TiTok-S-128: two threads spend the same processor time on an
+ * image as one and need 0.55 of the time; two engines would need twice the memory for what layers pass on.
+ */
+const THREADS_OF_LARGE = 2
+
+/** Of the time that an engine has for a batch, the share that its largest one should take. */
+const SHARE_OF_DEADLINE = 0.5
+
+/** What a model's size follows from. */
+export interface ModelSize {
+  graphs: Pick<Graph, 'bytes' | 'weights' | 'inputs'>[]
+  imageSize: number
+}
+
+/**
+ * Memory that engines on a CPU take, in bytes: what they share, counted once, and what each needs for itself.
+ * @param threads threads of one engine.
+ */
+export function memoryOf({ graphs, imageSize }: ModelSize, threads: number): { shared: number; each: number } {
+  const sum = (sizes: number[]) => sizes.reduce((total, bytes) => total + bytes, 0)
+  const external = new Map(graphs.flatMap(({ weights }) => weights).map(({ path, bytes }) => [path, bytes]))
+  const packed = graphs.filter(packsWeights).flatMap(({ weights }) => weights.map(({ bytes }) => bytes))
+  const inside = sum(graphs.map(({ bytes }) => bytes))
+  const pixels = Math.max(imageSize ** 2, PIXELS_A_THREAD * threads)
+  return {
+    shared: sum([...external.values()]),
+    each:
+      ENGINE_BYTES +
+      COPIES_OF_INSIDE * inside +
+      sum(packed) +
+      BYTES_A_PIXEL[external.size > 0 ? 'outside' : 'inside'] * pixels,
+  }
+}
+
+/** Whether a model has weights outside its graphs. */
+function isLarge({ graphs }: ModelSize): boolean {
+  return graphs.some(({ weights }) => weights.length > 0)
+}
+
+/**
+ * The engines to start. On CUDA one per device, or `engines` of them spread over the devices. On a CPU one per core with
+ * one thread each: a small graph's products gain less from a second thread than from a second batch beside them. Engines of a
+ * large model have two threads. Where memory is too small for that, fewer engines share the cores. `engines` and `threads`
+ * say otherwise, one or both.
  */
 export function planEngines(
   provider: Provider,
   options: { devices: number[]; engines: number | undefined; threads: number | undefined },
   { cores, memory }: Machine,
-  graphBytes: number,
+  model: ModelSize,
 ): EnginePlan[] {
   const devices = provider === 'cuda' ? options.devices : [0]
-  const fitting = Math.floor((memory * ENGINES_SHARE) / (graphBytes * MEMORY_OVER_FILES))
-  const wanted = provider === 'cuda' ? devices.length : Math.min(Math.floor(cores / (options.threads ?? 1)), fitting)
-  const count = options.engines ?? Math.max(1, wanted)
-  const threads = options.threads ?? Math.max(1, Math.floor(cores / count))
+  const planned = provider === 'cpu' && options.engines === undefined
+  const least = planned && isLarge(model) ? Math.min(cores, THREADS_OF_LARGE) : 1
+  const threadsOf = (engines: number) => options.threads ?? Math.max(least, Math.floor(cores / engines))
+  const fits = (engines: number) => {
+    const { shared, each } = memoryOf(model, threadsOf(engines))
+    return shared + engines * each <= memory * ENGINES_SHARE
+  }
+  let count = options.engines ?? (provider === 'cuda' ? devices.length : 1)
+  if (planned) {
+    // As many as fit, but no number that leaves many cores without work, as five engines on eight cores would.
+    for (let engines = 2; engines * threadsOf(engines) <= cores; engines++) {
+      if (fits(engines) && engines * threadsOf(engines) >= BUSY_CORES * cores) count = engines
+    }
+  }
+  const threads = threadsOf(count)
   return Array.from({ length: count }, (_, index) => ({ device: devices[index % devices.length] ?? 0, threads }))
 }
 
 /**
- * The batches for a provider's engines, of `max` items at most. A GPU needs more items than a CPU to have enough to do;
- * and since every new shape costs it allocations and the choice of kernels, it runs at few, all of them warmed up.
+ * How an engine runs batches of `max` items at most. A GPU needs more items than a CPU to have enough to do; and since
+ * every new shape costs it allocations and the choice of kernels, it runs at few sizes, all of them warmed up.
  */
-export function planBatches(provider: Provider, max = provider === 'cuda' ? 256 : 32): BatchPlan {
-  if (provider === 'cpu') return { max, sizes: [...new Set([1, max])], pinned: false }
+export function planBatches(
+  provider: Provider,
+  max = provider === 'cuda' ? 256 : 32,
+  { threads = 1, imageSize = 128 } = {},
+): BatchPlan {
+  if (provider === 'cpu') {
+    const part = Math.max(1, Math.floor((PIXELS_A_THREAD * threads) / imageSize ** 2))
+    return { max, sizes: [...new Set([1, Math.min(part, max), max])], pinned: false, part }
+  }
   const sizes: number[] = []
   for (let size = 1; size < max; size *= 2) sizes.push(size)
-  return { max, sizes: [...sizes, max], pinned: true }
-}
-
-/** The rows that a graph runs on for `rows` of a batch. */
-export function rowsToRun(rows: number, { sizes, pinned }: BatchPlan): number {
-  return (pinned && sizes.find((size) => size >= rows)) || rows
+  return { max, sizes: [...sizes, max], pinned: true, part: max }
 }
 
 /**
- * Images that encoder and decoder run on at once at most: they treat each by itself, so a batch is cut into such parts.
- * The causal loop, small products of one image's state, wants batches that are as large as can be.
+ * The maximum batch size: no more than `max`, and no more than an engine can do well within its deadline.
+ * @param itemMs milliseconds that one item takes by itself; the slower of encoding and decoding counts.
+ * @param timeoutMs milliseconds within which an engine must answer a batch.
  */
-export function largestPart({
-  provider,
-  threads,
-  batches,
-}: Pick<EngineConfig, 'provider' | 'threads' | 'batches'>): number {
-  return provider === 'cpu' ? IMAGES_A_CORE * threads : batches.max
+export function largestBatch(max: number, itemMs: ItemTimes, timeoutMs: number): number {
+  const slowest = Math.max(itemMs.encode, itemMs.decode)
+  return Math.max(1, Math.min(max, Math.floor((timeoutMs * SHARE_OF_DEADLINE) / slowest)))
 }
 
 /** Cores and memory, as the machine has them or a container is allowed. */

@@ -57,7 +57,7 @@ export class Metrics {
       batch: (kind, size) => batch.observe({ kind }, size),
       graph: (name, duration) => graph.observe({ graph: name }, duration),
       queueDepth: (kind, n) => depth.set({ kind }, n),
-      engineRestart: (reason) => restarts.inc({ reason: kindOfEnd(reason) }),
+      engineRestart: ({ kind }) => restarts.inc({ reason: kind }),
     }
   }
 
@@ -98,8 +98,10 @@ export class Metrics {
   /** The versions that run, as labels of a gauge that is always 1. */
   private info(): void {
     const labels = (): Record<string, string> | undefined => {
-      const { name, model, bundle, provider } = this.#watched?.inference.info ?? {}
-      return name && model && bundle && provider ? { version: pkg.version, name, model, bundle, provider } : undefined
+      const info = this.#watched?.inference.info
+      if (!info) return undefined
+      const { name, modelDigest: model, bundleDigest: bundle, provider } = info
+      return { version: pkg.version, name, model, bundle, provider }
     }
     const collect = function (this: Gauge) {
       const found = labels()
@@ -116,11 +118,4 @@ export class Metrics {
   private histogram(name: string, help: string, labelNames: string[], buckets = seconds): Histogram {
     return new Histogram({ name: `nativetok_${name}`, help, labelNames, buckets, registers: [this.registry] })
   }
-}
-
-/** Reduces the reason to one of a few words: Prometheus keeps a series for every label value. */
-function kindOfEnd(reason: string): 'stalled' | 'failed' | 'unreachable' | 'ended' {
-  if (reason.includes('did not answer')) return 'stalled'
-  if (reason.includes('failed on a batch')) return 'failed'
-  return reason.includes('could not be started or reached') ? 'unreachable' : 'ended'
 }

@@ -51,7 +51,7 @@ export function traceRequests(http: FastifyInstance, { inference }: { inference:
           'http.request.method': request.method,
           'http.route': route,
           'nativetok.request_id': request.id,
-          'nativetok.model': inference.info.model,
+          'nativetok.model': inference.info.modelDigest,
         },
       },
       propagator.extract(ROOT_CONTEXT, request.headers, defaultTextMapGetter),

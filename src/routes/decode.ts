@@ -33,12 +33,14 @@ export function decode(services: Services): RouteHandlerMethod {
     for (const [item, row] of rows.entries()) {
       const where = batch ? `row ${item}` : 'the sequence'
       if (row.length === 0 || row.length > info.length) {
+        const allowed = info.prefixes ? `1 to ${info.length}` : info.length
+        throw new Problem('invalid-tokens', `${where} has ${row.length} tokens; it must have ${allowed}`, { item })
+      }
+      if (!info.prefixes && row.length < info.length) {
         throw new Problem(
           'invalid-tokens',
-          `${where} has ${row.length} tokens; it must have 1 to ${info.length} tokens`,
-          {
-            item,
-          },
+          `${where} has ${row.length} tokens; this model decodes whole sequences of ${info.length} only`,
+          { item },
         )
       }
       const position = row.findIndex((id) => id < 0 || id >= info.codebook.size)
@@ -55,8 +57,8 @@ export function decode(services: Services): RouteHandlerMethod {
   return async (request, reply) => {
     const admission = admissionOf(request)
     const { model, format, quality } = request.query as Query & { quality: number }
-    if (model !== undefined && model !== info.model) {
-      throw new Problem('other-model', `the tokens belong to model ${model}; this server runs ${info.model}`)
+    if (model !== undefined && model !== info.modelDigest) {
+      throw new Problem('other-model', `the tokens belong to model ${model}; this server runs ${info.modelDigest}`)
     }
     const body = request.body as Body | NpyArray
     const sequences = isArray(body) ? withArrayErrors(() => sequencesOf(body)) : sequencesIn(body)
@@ -85,7 +87,11 @@ export function decode(services: Services): RouteHandlerMethod {
       return inTurn(() => fileOf(pixels, chosen, quality, request))
     })
     if (!batch) return files[0]
-    return { model: info.model, format: chosen, images: files.map((file) => file.toString('base64')) } satisfies Answer
+    return {
+      model: info.modelDigest,
+      format: chosen,
+      images: files.map((file) => file.toString('base64')),
+    } satisfies Answer
   }
 
   async function fileOf(

@@ -5,6 +5,7 @@ import { type NpyArray, NpyError, writeNpy } from '../formats/npy.ts'
 import { poolSize } from '../formats/thread-pool.ts'
 import { type Admission, admissionOf } from '../http/admission.ts'
 import { isArray, withArrayErrors } from '../http/bodies.ts'
+import { mediaTypeOf } from '../http/media-types.ts'
 import type { Part } from '../http/multipart.ts'
 import { negotiate } from '../http/negotiate.ts'
 import type { components, operations } from '../http/openapi.d.ts'
@@ -25,6 +26,7 @@ interface File {
 
 const problemOf: Record<ImageError['reason'], ProblemKind> = {
   undecodable: 'undecodable-image',
+  'unknown-format': 'undecodable-image',
   unsupported: 'unsupported-type',
   'too-many-pixels': 'too-many-pixels',
 }
@@ -33,6 +35,16 @@ const problemOf: Record<ImageError['reason'], ProblemKind> = {
 export function encode(services: Services): RouteHandlerMethod {
   const { config, inference, metrics } = services
   const { info } = inference
+
+  /** The contract bounds lengths; a model without prefixes has one only. */
+  function checkLength(length: number): void {
+    if (info.kind === 'parallel' && length !== info.length) {
+      throw new Problem(
+        'malformed',
+        `query.length is ${length}; this model's tokens have no order, so only all ${info.length} together have a meaning`,
+      )
+    }
+  }
 
   /** Image files of the request, in order. All are admitted before any is decoded. */
   function filesOf(body: Exclude<Body, NpyArray>, admission: Admission): File[] {
@@ -51,12 +63,15 @@ export function encode(services: Services): RouteHandlerMethod {
     const start = performance.now()
     try {
       return await decodeImage(bytes, {
-        size: info.imageSize,
+        ...info.image,
         maxPixels: config.maxPixels,
       })
     } catch (error) {
       if (!(error instanceof ImageError)) throw error
-      throw new Problem(problemOf[error.reason], `${name} ${error.message}`, { item }, error)
+      // Only the content can say what a body without a type is.
+      const untyped = mediaTypeOf(request) === 'application/octet-stream'
+      const kind = untyped && error.reason === 'unknown-format' ? 'unsupported-type' : problemOf[error.reason]
+      throw new Problem(kind, `${name} ${error.message}`, { item }, error)
     } finally {
       const preprocess = performance.now() - start
       admissionOf(request).time({ preprocess })
@@ -67,8 +82,7 @@ export function encode(services: Services): RouteHandlerMethod {
   return async (request, reply) => {
     const admission = admissionOf(request)
     const { length = info.length } = request.query as Query
-    if (length > info.length)
-      throw new Problem('malformed', `query.length is ${length}; it must be 1 to ${info.length}`)
+    checkLength(length)
     const type = negotiate(request, ['application/json', 'application/x-npy'])
 
     const toTokens = async (pixels: Uint8Array | Promise<Uint8Array>): Promise<Uint16Array> => {
@@ -98,7 +112,7 @@ export function encode(services: Services): RouteHandlerMethod {
         rows.map((row) => new Uint8Array(row.buffer, row.byteOffset, row.byteLength)),
       )
     }
-    return { model: info.model, length, tokens: rows.map((row) => Array.from(row)) } satisfies Answer
+    return { model: info.modelDigest, length, tokens: rows.map((row) => Array.from(row)) } satisfies Answer
   }
 }
 

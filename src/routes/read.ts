@@ -13,10 +13,12 @@ export function contract({ contract }: Services): RouteHandlerMethod {
 
 /** `GET /info`. */
 export function info({ config, inference }: Services): RouteHandlerMethod {
-  const { name, model, bundle, imageSize, length, stages, codebook } = inference.info
+  const { name, modelDigest: model, bundleDigest: bundle, kind, prefixes, source } = inference.info
+  const { imageSize, image, length, stages, codebook } = inference.info
   const { provider, providerReason, engines, threads, maxBatch } = inference.info
   const answer = {
-    ...{ name, model, bundle, imageSize, length, stages, codebook },
+    ...{ name, model, bundle, kind, prefixes, imageSize, image, length, stages, codebook },
+    ...(source && { source }),
     ...{ provider, providerReason, engines, threads, maxBatch },
     limits: {
       images: config.maxImages,

@@ -29,7 +29,9 @@ export interface Backend {
   lines: Record<string, unknown>[]
 }
 
-export async function startBackend(options: { timeoutMs?: number; queueLimit?: number } = {}): Promise<Backend> {
+export async function startBackend(
+  options: { model?: string; timeoutMs?: number; queueLimit?: number } = {},
+): Promise<Backend> {
   const lines: Record<string, unknown>[] = []
   const log = createLog({ level: 'info', destination: { write: (line: string) => lines.push(JSON.parse(line)) } })
   const config = configOf()

@@ -95,7 +95,7 @@ test('an engine gives back no row that was filled in', async (t) => {
   const engine = await ProcessEngine.start({
     config: {
       ...{ graphs, shape, provider: 'cpu', device: 0, threads: 1, tf32: false },
-      batches: { max: 4, sizes: [4], pinned: true },
+      batches: { max: 4, sizes: [4], pinned: true, part: 4 },
     },
     timeoutMs: 60_000,
     child: new URL('../../src/inference/engine/child.ts', import.meta.url),

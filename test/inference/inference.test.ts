@@ -38,7 +38,7 @@ test('an engine killed amid a batch is replaced, and the successor answers', asy
   assert.ok(pid)
   process.kill(pid, 'SIGKILL')
   assert.deepEqual(await answers, expected)
-  assert.deepEqual(observed.restarts, ['the engine ended with SIGKILL'])
+  assert.deepEqual(observed.restarts, [{ kind: 'ended', reason: 'the engine ended with SIGKILL' }])
   assert.equal(observed.pids.length, 2)
   assert.equal(inference.ready, true)
 })
@@ -60,7 +60,9 @@ test('an engine that stalls past its deadline is killed and replaced, and the su
   assert.ok(pid)
   process.kill(pid, 'SIGSTOP')
   assert.deepEqual(await encodeAll(inference), expected)
-  assert.deepEqual(observed.restarts, ['the engine did not answer within 5000 ms and was killed'])
+  assert.deepEqual(observed.restarts, [
+    { kind: 'stalled', reason: 'the engine did not answer within 5000 ms and was killed' },
+  ])
   assert.equal(alive(pid), false)
 })
 
@@ -78,7 +80,7 @@ test('an image that crashes the engine fails alone', async (t) => {
   assert.match(poison.reason.message, /SIGSEGV/)
   for (const answer of rest) assert.equal(answer.status, 'fulfilled')
   // In the batch of four, and alone.
-  assert.deepEqual(observed.restarts, new Array(2).fill('the engine ended with SIGSEGV'))
+  assert.deepEqual(observed.restarts, new Array(2).fill({ kind: 'ended', reason: 'the engine ended with SIGSEGV' }))
 })
 
 test('an engine that says it failed is replaced, since it may fail from then on', async (t) => {
@@ -89,7 +91,10 @@ test('an engine that says it failed is replaced, since it may fail from then on'
   poisonous.set(POISON)
   await assert.rejects(inference.encode(poisonous, 32), { name: 'EngineFailedError', message: /no memory/ })
   assert.equal((await inference.encode(image, 32)).tokens.length, 32)
-  assert.deepEqual(observed.restarts, new Array(2).fill('the engine failed on a batch and was killed'))
+  assert.deepEqual(
+    observed.restarts,
+    new Array(2).fill({ kind: 'failed', reason: 'the engine failed on a batch and was killed' }),
+  )
 })
 
 for (const [fate, spoil, reason] of [

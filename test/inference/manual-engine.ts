@@ -1,12 +1,17 @@
 import assert from 'node:assert/strict'
-import type { Engine } from '../../src/inference/engine/engine.ts'
+import type { Engine, EngineEnd } from '../../src/inference/engine/engine.ts'
 import type { DecodeBatch, EncodeBatch } from '../../src/inference/engine/protocol.ts'
+import type { ModelShape } from '../../src/inference/graphs.ts'
 
 // Images of one pixel: the first byte says who is who.
-export const shape = {
+export const shape: ModelShape = {
+  kind: 'causal',
+  prefixes: true,
   imageSize: 1,
   stages: [2, 4],
+  handover: 'ids',
   latents: { count: 1, width: 1 },
+  state: undefined,
   codebook: { size: 10, dimension: 1 },
 }
 export const image = (id: number) => Uint8Array.of(id, 0, 0)
@@ -23,9 +28,10 @@ export interface Call {
 /** An engine whose batches a test answers by hand: image `id` has the tokens id, id+1, id+2, id+3. */
 export class ManualEngine implements Engine {
   readonly calls: Call[] = []
-  readonly ended = new Promise<string>(() => {})
+  readonly ended = new Promise<EngineEnd>(() => {})
   over = false
   answered = 0
+  readonly itemMs = { encode: 1, decode: 1 }
 
   encode({ pixels, lengths }: EncodeBatch) {
     const ids = lengths.map((_, row) => pixels[row * 3] ?? -1)

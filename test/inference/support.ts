@@ -1,7 +1,7 @@
 import { readdir } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import sharp from 'sharp'
-import { Inference, type InferenceOptions } from '../../src/inference/inference.ts'
+import { type EngineEnd, Inference, type InferenceOptions } from '../../src/inference/inference.ts'
 import { BUNDLE } from '../helpers/bundle.ts'
 
 const PHOTOS = fileURLToPath(new URL('../fixtures/photos', import.meta.url))
@@ -22,7 +22,7 @@ export interface Observed {
   /** Of the engine processes, in the order in which they got ready. */
   pids: number[]
   batches: { kind: string; size: number }[]
-  restarts: string[]
+  restarts: EngineEnd[]
   /** Resolves when the next batch has gone to an engine. */
   nextBatch(): Promise<void>
 }
@@ -62,7 +62,7 @@ export async function startInference(
           observed.batches.push({ kind, size })
           for (const resolve of waiting.splice(0)) setImmediate(resolve)
         },
-        engineRestart: (reason) => observed.restarts.push(reason),
+        engineRestart: (end) => observed.restarts.push(end),
       },
       ...options,
     },

@@ -18,9 +18,9 @@ before(async () => {
 after(() => inference.close())
 
 test('tells what it serves', async () => {
-  const { model, bundle, provider, providerReason, ...info } = inference.info
-  assert.match(model, /^[0-9a-f]{64}$/)
-  assert.match(bundle, /^[0-9a-f]{64}$/)
+  const { modelDigest, bundleDigest, provider, providerReason, ...info } = inference.info
+  assert.match(modelDigest, /^[0-9a-f]{64}$/)
+  assert.match(bundleDigest, /^[0-9a-f]{64}$/)
   assert.equal(provider, 'cpu')
   assert.equal(providerReason, 'the CPU was asked for')
   assert.deepEqual(info, {

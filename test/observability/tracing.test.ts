@@ -80,7 +80,7 @@ test("an encode's trace continues the client's and has its steps, when they were
   assert.deepEqual([request.name, request.traceId, request.parentSpanId], ['POST /encode', traceId, 'b7ad6b7169203331'])
   const { 'http.response.status_code': status, 'nativetok.images': images, ...values } = valuesOf(request)
   assert.deepEqual([status, images, values['http.route']], [200, 3, '/encode'])
-  assert.equal(values['nativetok.model'], backend.inference.info.model)
+  assert.equal(values['nativetok.model'], backend.inference.info.modelDigest)
 
   const steps = new Map(spans.filter((span) => span !== request).map((span) => [span.name, span]))
   const names = ['receive', 'preprocess', 'queue', 'encoder', 'mocet-1', 'mocet-2', 'mocet-3', 'reply']

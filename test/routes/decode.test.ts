@@ -63,7 +63,7 @@ test('any prefix becomes an image of the model size', async () => {
 test('a batch keeps its order, its rows differ in length, and each is as if alone', async () => {
   const mixed = rows.map((row, i) => row.slice(0, 1 + i * 17))
   const { model, format, images } = await batch(mixed)
-  assert.equal(model, backend.inference.info.model)
+  assert.equal(model, backend.inference.info.modelDigest)
   assert.equal(format, 'png')
   assert.equal(images.length, mixed.length)
   for (const [i, row] of mixed.entries()) {
@@ -185,7 +185,7 @@ test('queries that make no sense', async () => {
 
 test('tokens of another model are refused', async () => {
   const body = JSON.stringify({ tokens: rows[0] })
-  const { model } = backend.inference.info
+  const { modelDigest: model } = backend.inference.info
   await refused(
     { status: 409, kind: 'other-model', detail: new RegExp(model) },
     post(body, asJson, `?model=${'0'.repeat(64)}`),

@@ -42,7 +42,7 @@ const agreement = (a: number[] = [], b: number[] = []) => a.filter((id, i) => id
 
 test('photos become 128 ids each, different ones for different photos', async () => {
   const { model, length, tokens } = await encode(formOf(photos))
-  assert.equal(model, backend.inference.info.model)
+  assert.equal(model, backend.inference.info.modelDigest)
   assert.equal(length, 128)
   assert.equal(tokens.length, photos.length)
   for (const row of tokens) {
@@ -195,7 +195,7 @@ test('where the content tells the format, the header may say less or another', a
     // fetch sends no Content-Type with bytes unless it is told to.
     assert.deepEqual((await encode(png, type === '' ? {} : { 'content-type': type })).tokens, tokens, type)
   }
-  await refused({ status: 422, kind: 'undecodable-image', detail: /image 0/, item: 0 }, post(Buffer.from('hello')))
+  await refused({ status: 415, kind: 'unsupported-type', detail: /image 0/, item: 0 }, post(Buffer.from('hello')))
   await refused({ status: 422, kind: 'undecodable-image', detail: /empty/, item: 0 }, post(null))
 })
 

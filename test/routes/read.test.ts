@@ -53,8 +53,8 @@ test('the contract is served as it is, in the version of the package', async () 
 
 test('info says what is served and within which limits', async () => {
   const info = await json<Info>('GET', '/info', get('/info'))
-  const { limits, version, ...model } = info
-  assert.deepEqual(model, backend.inference.info)
+  const { limits, version, model, bundle, ...rest } = info
+  assert.deepEqual({ ...rest, modelDigest: model, bundleDigest: bundle }, backend.inference.info)
   assert.equal(version, pkg.version)
   assert.deepEqual([limits.images, limits.queue, limits.bodyBytes], [1024, 4096, 64 * 2 ** 20])
   assert.deepEqual([limits.jsonBodyBytes, limits.pixels, limits.requestSeconds], [8 * 2 ** 20, 50_000_000, 30])
@@ -99,7 +99,7 @@ test('metrics count what was done', async () => {
   assert.equal(value('nativetok_queue_depth{kind="encode"}'), 0)
   assert.deepEqual([value('nativetok_queue_limit'), value('nativetok_body_bytes_limit')], [4096, 512 * 2 ** 20])
   assert.deepEqual([value('nativetok_ready'), value('nativetok_draining'), value('nativetok_body_bytes')], [1, 0, 0])
-  const { name, model, bundle, provider } = backend.inference.info
+  const { name, modelDigest: model, bundleDigest: bundle, provider } = backend.inference.info
   const labels = Object.entries({ version: pkg.version, name, model, bundle, provider })
   assert.equal(value(`nativetok_build_info{${labels.map(([label, text]) => `${label}="${text}"`)}}`), 1)
   assert.ok(value('nativetok_errors_total{kind="not-found"}') >= 1)

@@ -47,7 +47,8 @@ def convert(
 
     A configuration is looked for beside the checkpoint where none is named. `pixels` is a MaskGIT-VQGAN file, for
     checkpoints without trained pixel weights of their own. With `photos`, what no file says is probed.
-    Raises CheckpointError, ParityError, FileExistsError or FileNotFoundError, and leaves nothing behind then.
+    Raises CheckpointError, ParityError or OSError (FileExistsError where the bundle is there already), and leaves
+    nothing behind then.
     """
     with new_folder(out, force) as folder:
         checkpoint = read_checkpoint(path)
@@ -175,7 +176,7 @@ def main() -> None:
             licence=args.licence,
             force=args.force,
         )
-    except (CheckpointError, ParityError, FileExistsError, FileNotFoundError) as error:
+    except (CheckpointError, ParityError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{args.out}: {recognised.title}")
     for what, origin in recognised.origins.items():

@@ -19,7 +19,7 @@ from nativetok_client import ProblemError, Tokenizer
 from nativetok_client.items import Pixels, Tokens
 
 ROOT = Path(__file__).parents[3]
-NODE = ROOT / "node_modules" / ".bin" / "node"
+NODE = ROOT / "bin" / "node"
 FIXTURES = ROOT / "test" / "fixtures"
 BUNDLE = ROOT / "models" / "nativetok-128"
 PHOTOS = sorted((FIXTURES / "photos").glob("*.webp"))
@@ -32,7 +32,7 @@ class Service:
     """A process of the service."""
 
     def __init__(self, *arguments: str, port: int = 0):
-        assert NODE.exists(), "the service is not installed: npm ci"
+        assert (ROOT / "node_modules").exists(), "the service is not installed: npm ci"
         command = [
             str(NODE),
             "src/server.ts",

@@ -240,9 +240,12 @@ def test_ctrl_c_ends_the_requests_and_the_tokenizer_lives_on(
     service: Service, tokenizer: Tokenizer, known: Tokens, pixels: Pixels
 ) -> None:
     before = service.metric("nativetok_errors_total", kind="client-gone")
+    # A shell has what it runs in the background ignore the signal.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Timer(0.7, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
         tokenizer.encode(np.tile(pixels, (60, 1, 1, 1)))
+    signal.signal(signal.SIGINT, ignored)
     until(lambda: service.metric("nativetok_errors_total", kind="client-gone") > before)
     until(lambda: service.metric("nativetok_queue_depth") == 0)
     assert np.array_equal(tokenizer.encode(pixels[:3]), known[:3])

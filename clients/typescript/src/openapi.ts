@@ -15,10 +15,12 @@ export interface paths {
         put?: never;
         /**
          * Images to tokens
-         * @description Takes JPEG, PNG, WebP, AVIF, GIF (first frame) and TIFF, told by their content. EXIF orientation is applied,
-         *     colour brought to sRGB, alpha flattened on the model's background, the shorter side resized and the centre
-         *     cropped. A NumPy array has to have the model's size and is taken as it is. Order is kept. One bad image fails
-         *     the request and is named by its index.
+         * @description Accepts JPEG, PNG, WebP, AVIF, GIF (first frame) and TIFF; the content decides the format, not the Content-Type. EXIF
+         *     orientation is applied, colours are converted to sRGB, transparency becomes the model's background, the shorter
+         *     side is resized and the centre is cropped. A file that cannot be read correctly (high dynamic range, signed or
+         *     64-bit samples, a camera raw, HEIC, ...) is 415, and the error names its kind. A NumPy array must have the model's
+         *     image size and is used unchanged. Rows come in the order of the images. One bad image fails the request, and the
+         *     error names its index.
          */
         post: operations["encode"];
         delete?: never;
@@ -38,8 +40,8 @@ export interface paths {
         put?: never;
         /**
          * Tokens to images
-         * @description Takes whole sequences or prefixes of any length. One sequence gives the image itself; a batch, even of one,
-         *     gives JSON with base64 images in the order of the rows. Either gives a NumPy array when asked for.
+         * @description Accepts whole sequences and prefixes of any length. The answer to one sequence is the image itself; the answer to a
+         *     batch, even of one, is JSON with base64 images in the order of the rows. Either can be a NumPy array on request.
          */
         post: operations["decode"];
         delete?: never;
@@ -89,7 +91,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The process answers */
+        /** Whether the process answers */
         get: operations["live"];
         put?: never;
         post?: never;
@@ -106,7 +108,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** An engine is warmed up and the server is not draining */
+        /** Whether an engine is ready and the server is not shutting down */
         get: operations["ready"];
         put?: never;
         post?: never;
@@ -157,7 +159,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** This document, to read and to try */
+        /** This document as a web page where requests can be tried */
         get: operations["docs"];
         put?: never;
         post?: never;
@@ -174,7 +176,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Leads to /docs */
+        /** The playground */
         get: operations["home"];
         put?: never;
         post?: never;
@@ -189,9 +191,9 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         Digest: string;
-        /** @description From 0 to the codebook's size less one */
+        /** @description From 0 to the codebook size minus 1 */
         TokenId: number;
-        /** @description Every part is an image, whatever its name; their order is kept. */
+        /** @description Every part must be an image, whatever its name. Their order is kept. */
         ImageParts: {
             images: unknown[];
         };
@@ -215,15 +217,15 @@ export interface components {
         Info: {
             /** @description The bundle's name */
             name: string;
-            /** @description Digest of what tokens mean */
+            /** @description Digest of the model that gives tokens their meaning */
             model: components["schemas"]["Digest"];
-            /** @description Digest of every file of the bundle */
+            /** @description Digest of all files of the bundle */
             bundle: components["schemas"]["Digest"];
             /** @description Height and width, in pixels */
             imageSize: number;
             /** @description Longest sequence */
             length: number;
-            /** @description Lengths at which another graph runs */
+            /** @description Lengths from which another graph runs */
             stages: number[];
             codebook: {
                 size: number;
@@ -232,20 +234,20 @@ export interface components {
             /** @enum {string} */
             provider: "cuda" | "cpu";
             providerReason: string;
-            /** @description Processes that run graphs */
+            /** @description Engine processes */
             engines: number;
-            /** @description Threads on which each runs a graph */
+            /** @description Threads per engine */
             threads: number;
-            /** @description Most items that one takes at once */
+            /** @description Maximum batch size */
             maxBatch: number;
             limits: {
-                /** @description Images or sequences a request */
+                /** @description Images or sequences per request */
                 images: number;
-                /** @description Images and sequences admitted at once */
+                /** @description Images and sequences in the server at once */
                 queue: number;
                 bodyBytes: number;
                 jsonBodyBytes: number;
-                /** @description Pixels an image */
+                /** @description Pixels per image */
                 pixels: number;
                 requestSeconds: number;
             };
@@ -270,9 +272,9 @@ export interface components {
     };
     responses: {
         /**
-         * @description 400 malformed, 406 no such answer, 409 tokens of another model, 413 too many bytes, pixels or images,
-         *     415 not a type the server takes, 422 undecodable image or token out of range, 500 the server failed,
-         *     504 not done within the server's deadline.
+         * @description 400 malformed request, 406 no acceptable answer, 409 tokens of another model, 413 too many bytes, pixels or images,
+         *     415 unsupported type, 422 image that cannot be decoded or token out of range, 500 the server failed, 504 the
+         *     deadline has passed.
          */
         WorkProblem: {
             headers: {
@@ -295,7 +297,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The server has API keys and the request carries none of them. Health and metrics are open unless the server closes them. */
+        /** @description The server has API keys and the request carries none of them. Health and metrics need no key unless the server requires one. */
         Unauthorized: {
             headers: {
                 "X-Request-Id": components["headers"]["RequestId"];
@@ -317,18 +319,18 @@ export interface components {
             };
         };
         /**
-         * @description The client, told by its API key or else by its address, has made as many requests as it may in a minute. Only
-         *     where the server limits the rate; every answer then carries the `RateLimit` headers.
+         * @description The key holder, or the address of a request without a key, has reached the limit of requests per minute. Only if the
+         *     server limits the rate; every answer then carries the `RateLimit` headers.
          */
         TooManyRequests: {
             headers: {
                 "X-Request-Id": components["headers"]["RequestId"];
                 "Retry-After": components["headers"]["RetryAfter"];
-                /** @description Requests a minute */
+                /** @description Requests per minute */
                 "RateLimit-Limit": number;
                 /** @description Requests left */
                 "RateLimit-Remaining": number;
-                /** @description Seconds until all are there again */
+                /** @description Seconds until the limit resets */
                 "RateLimit-Reset": number;
                 [name: string]: unknown;
             };
@@ -346,7 +348,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The queue is full or the server is draining. Nothing was done; try again after `Retry-After`. */
+        /** @description The queue is full or the server is shutting down. Nothing was done; try again after `Retry-After`. */
         Unavailable: {
             headers: {
                 "X-Request-Id": components["headers"]["RequestId"];
@@ -369,7 +371,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description No engine is warmed up yet, or the server is draining */
+        /** @description No engine is ready yet, or the server is shutting down */
         NotReady: {
             headers: {
                 "X-Request-Id": components["headers"]["RequestId"];
@@ -394,13 +396,13 @@ export interface components {
     parameters: never;
     requestBodies: never;
     headers: {
-        /** @description The request's X-Request-Id where it had a usable one, else a new one. The server's logs carry it. */
+        /** @description The request's own X-Request-Id if it is valid, else a new one. The server's logs contain it. */
         RequestId: string;
-        /** @description Digest of what tokens mean. Tokens of one digest mean nothing to another. */
+        /** @description Digest of the model that gives tokens their meaning. Tokens of one model mean nothing to another. */
         Model: components["schemas"]["Digest"];
-        /** @description Milliseconds in `queue`, `preprocess` or `postprocess`, each graph (the slowest item's) and `total`. */
+        /** @description Milliseconds in `queue`, `preprocess` or `postprocess`, each graph (of the slowest item) and `total`. */
         ServerTiming: string;
-        /** @description Seconds after which to try again */
+        /** @description Seconds to wait before trying again */
         RetryAfter: number;
     };
     pathItems: never;
@@ -411,7 +413,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Tokens an image, from 1 to the model's sequence length (the default).
+                 * @description Number of tokens per image, from 1 to the model's sequence length (the default).
                  * @example 32
                  */
                 length?: number;
@@ -429,6 +431,8 @@ export interface operations {
                 "image/avif": unknown;
                 "image/gif": unknown;
                 "image/tiff": unknown;
+                "image/*": unknown;
+                "application/octet-stream": unknown;
                 /**
                  * @example {
                  *       "images": [
@@ -441,7 +445,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Tokens, one row an image, in the order of the images */
+            /** @description Tokens, one row per image, in the order of the images */
             200: {
                 headers: {
                     "X-Request-Id": components["headers"]["RequestId"];
@@ -483,9 +487,9 @@ export interface operations {
     decode: {
         parameters: {
             query?: {
-                /** @description The digest under which the tokens were made (`model` in the answer of encode). Another than the server's is refused with 409. */
+                /** @description Digest of the model that made the tokens (`model` in the answer of encode). If it is not the server's, the request is refused with 409. */
                 model?: string;
-                /** @description Image format. Without it one image follows `Accept`; else PNG. */
+                /** @description Image format. Without it, `Accept` decides for one image, and a batch is PNG. */
                 format?: "png" | "webp" | "jpeg";
                 /** @description Quality of webp and jpeg. PNG is lossless and ignores it. */
                 quality?: number;
@@ -682,7 +686,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description A page that needs nothing from elsewhere */
+            /** @description A page that loads nothing from other hosts */
             200: {
                 headers: {
                     "X-Request-Id": components["headers"]["RequestId"];
@@ -703,14 +707,15 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description To /docs */
-            302: {
+            /** @description A page that shows what tokens do and needs nothing from elsewhere */
+            200: {
                 headers: {
                     "X-Request-Id": components["headers"]["RequestId"];
-                    Location: string;
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "text/html": string;
+                };
             };
         };
     };

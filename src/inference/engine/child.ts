@@ -1,4 +1,4 @@
-// The engine process: ONNX Runtime and nothing else. `run()` blocks this process's only thread, which is why it is one.
+// The engine process: ONNX Runtime and nothing else. It is a process because ONNX Runtime's `run()` blocks its thread.
 import { constants, setPriority } from 'node:os'
 import { env } from 'onnxruntime-node'
 import { BundleError } from '../errors.ts'
@@ -12,7 +12,7 @@ function serve(): void {
   async function answer(request: EngineRequest): Promise<EngineReply> {
     if (request.kind === 'load') {
       model = await LoadedModel.load(request.config)
-      return { kind: 'loaded' }
+      return { kind: 'loaded', itemMs: model.itemMs }
     }
     if (!model) throw new Error('no model is loaded')
     if (request.kind === 'encode') return { kind: 'encoded', ...(await model.encode(request)) }
@@ -30,12 +30,12 @@ function serve(): void {
     process.send?.(reply)
   })
   process.on('disconnect', () => process.exit(0))
-  // Ctrl-C reaches the whole process group, but what was accepted is to finish: the parent alone ends this process.
+  // Ctrl-C reaches the whole process group, but accepted requests must finish: only the parent ends this process.
   process.on('SIGINT', () => {})
   process.on('SIGTERM', () => {})
 }
 
-// The server goes first where both want a core: it answers health checks, and opens the images of the next batch.
+// The server goes first when both want a core: it answers health checks and opens the images of the next batch.
 setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
 env.logLevel = 'error'
 serve()

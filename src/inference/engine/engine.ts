@@ -1,6 +1,5 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { createInterface } from 'node:readline'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { stripVTControlCharacters } from 'node:util'
 import { BundleError } from '../errors.ts'
 import type {
@@ -11,48 +10,69 @@ import type {
   EngineConfig,
   EngineReply,
   EngineRequest,
+  ItemTimes,
 } from './protocol.ts'
 
-const LOAD_DEADLINE_MS = 120_000
-const FIRST_PAUSE_MS = 100
-const LONGEST_PAUSE_MS = 10_000
+/** What an engine may take to start, besides reading its files from a slow disk. */
+const START_DEADLINE_MS = 120_000
+const SLOW_DISK_BYTES_PER_MS = 20_000
 
-/** Runs one batch at a time. A batch that fails rejects and the engine is over, which `ended` then says. */
+/** Milliseconds that a slow disk takes to read the graphs and their weights. */
+export function readMs({ graphs }: Pick<EngineConfig, 'graphs'>): number {
+  const bytes = graphs.flatMap((graph) => [graph, ...graph.weights]).reduce((sum, file) => sum + file.bytes, 0)
+  return Math.round(bytes / SLOW_DISK_BYTES_PER_MS)
+}
+
+/**
+ * Why an engine is over. `stalled`: it did not answer in time and was killed. `failed`: it answered a batch with an error
+ * and was killed. `unreachable`: its process could not be started or sent to. `ended`: the process ended for any other
+ * reason, such as a crash.
+ */
+export interface EngineEnd {
+  kind: 'stalled' | 'failed' | 'unreachable' | 'ended'
+  /** The reason in a sentence, for people. */
+  reason: string
+}
+
+/** Runs one batch at a time. A batch that fails rejects, and the engine is then over. */
 export interface Engine {
   encode(batch: EncodeBatch): Promise<EncodeResult>
   decode(batch: DecodeBatch): Promise<DecodeResult>
-  /** Whether the engine is over; `ended` is about to say so. */
+  /** Whether the engine is over; `ended` has resolved or is about to. */
   readonly over: boolean
+  /** How long one item takes, as measured when the engine was warmed up. */
+  readonly itemMs: ItemTimes
   /** Batches answered so far. */
   readonly answered: number
-  /** Resolves, once the engine is over for whatever reason, with that reason. Never rejects. */
-  readonly ended: Promise<string>
+  /** Resolves when the engine is over, with the reason. Never rejects. */
+  readonly ended: Promise<EngineEnd>
   /** Ends the engine; resolves when it is gone. */
   close(): Promise<void>
 }
 
 export interface EngineOptions {
   config: EngineConfig
-  /** Milliseconds within which a batch must be answered; past them the process is killed. */
+  /** Milliseconds within which a batch must be answered; after that the process is killed. */
   timeoutMs: number
   /** The script that the process runs. */
   child: URL
-  /** Gets every line that the process writes to its standard error: ONNX Runtime's own words. */
+  /** Receives every line that the process writes to standard error: the messages of ONNX Runtime. */
   onStderr(line: string): void
 }
 
 /**
- * An engine in a process of its own: what crashes or hangs there takes nothing else down. It is always ended by SIGKILL,
- * the one signal that also ends a process that is stopped or deep in native code; it holds nothing worth saving.
+ * An engine in its own process, so that a crash or a hang there takes nothing else down. It is always ended by SIGKILL: the
+ * only signal that also ends a process that is stopped or deep in native code. It holds nothing worth saving.
  */
 export class ProcessEngine implements Engine {
-  readonly ended: Promise<string>
+  readonly ended: Promise<EngineEnd>
   readonly #process: ChildProcess
   readonly #timeoutMs: number
   #pending: { resolve(reply: EngineReply): void; reject(error: Error): void } | undefined
-  #endReason: string | undefined
-  #killedFor: string | undefined
+  /** Why this engine is over; set when it is killed, before its process is gone. */
+  #end: EngineEnd | undefined
   #answered = 0
+  #itemMs: ItemTimes = { encode: 0, decode: 0 }
 
   /**
    * Forks the process, loads and warms up the model.
@@ -61,7 +81,9 @@ export class ProcessEngine implements Engine {
   static async start(options: EngineOptions): Promise<ProcessEngine> {
     const engine = new ProcessEngine(options)
     try {
-      await engine.#call({ kind: 'load', config: options.config }, LOAD_DEADLINE_MS)
+      const deadlineMs = START_DEADLINE_MS + readMs(options.config)
+      const reply = await engine.#call({ kind: 'load', config: options.config }, deadlineMs)
+      if (reply.kind === 'loaded') engine.#itemMs = reply.itemMs
       return engine
     } catch (error) {
       await engine.close()
@@ -73,7 +95,7 @@ export class ProcessEngine implements Engine {
     this.#timeoutMs = timeoutMs
     this.#process = fork(child, {
       serialization: 'advanced',
-      // Not the parent's: a debugger port or a test flag belongs to one process, and the key is no business of this one.
+      // Not the parent's flags: a debugger port or a test flag belongs to one process. The API key stays out of it, too.
       execArgv: [],
       env: { ...process.env, NATIVETOK_API_KEY: undefined },
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -86,15 +108,19 @@ export class ProcessEngine implements Engine {
     }
     this.#process.on('message', (reply: EngineReply) => this.#pending?.resolve(reply))
     this.ended = new Promise((resolve) => {
-      const end = (reason: string) => {
-        this.#endReason = this.#killedFor ?? reason
-        this.#pending?.reject(new Error(this.#endReason))
-        resolve(this.#endReason)
+      const end = (kind: EngineEnd['kind'], reason: string) => {
+        this.#end ??= { kind, reason }
+        this.#pending?.reject(new Error(this.#end.reason))
+        resolve(this.#end)
       }
-      // More than once: what could not be started cannot be sent to or killed either.
-      this.#process.on('error', (error) => end(`the engine could not be started or reached: ${error.message}`))
-      this.#process.once('exit', (code, signal) => end(`the engine ended with ${signal ?? `exit code ${code}`}`))
-      // A process whose channel is gone can answer nothing, whether it still runs or not.
+      // Not `once`: a process that could not be started cannot be sent to or killed either, and each reports an error.
+      this.#process.on('error', ({ message }) => {
+        end('unreachable', `the engine could not be started or reached: ${message}`)
+      })
+      this.#process.once('exit', (code, signal) => {
+        end('ended', `the engine ended with ${signal ?? `exit code ${code}`}`)
+      })
+      // A process whose channel is closed can answer nothing, even if it still runs.
       this.#process.once('disconnect', () => this.#process.kill('SIGKILL'))
     })
   }
@@ -104,7 +130,11 @@ export class ProcessEngine implements Engine {
   }
 
   get over(): boolean {
-    return this.#endReason !== undefined || this.#killedFor !== undefined
+    return this.#end !== undefined
+  }
+
+  get itemMs(): ItemTimes {
+    return this.#itemMs
   }
 
   get answered(): number {
@@ -128,28 +158,28 @@ export class ProcessEngine implements Engine {
     await this.ended
   }
 
-  #kill(reason: string): void {
-    this.#killedFor = reason
+  #kill(kind: EngineEnd['kind'], reason: string): void {
+    this.#end ??= { kind, reason }
     this.#process.kill('SIGKILL')
   }
 
   async #call(request: EngineRequest, deadlineMs: number): Promise<EngineReply> {
-    if (this.over) throw new Error(this.#killedFor ?? this.#endReason)
+    if (this.#end) throw new Error(this.#end.reason)
     if (this.#pending) throw new Error('the engine is busy')
     const { promise, resolve, reject } = Promise.withResolvers<EngineReply>()
     this.#pending = { resolve, reject }
     const timer = setTimeout(() => {
-      this.#kill(`the engine did not answer within ${deadlineMs} ms and was killed`)
+      this.#kill('stalled', `the engine did not answer within ${deadlineMs} ms and was killed`)
     }, deadlineMs)
     try {
-      // Without file descriptors left there is no channel, and the process reports why.
+      // When no file descriptors are left there is no channel, and the process reports why.
       this.#process.send?.(request, (error) => {
         if (error) this.#process.kill('SIGKILL')
       })
       const reply = await promise
       if (reply.kind === 'failed') {
-        // Its input was checked, so it has run out of memory or lost its device: it may fail on all that comes after.
-        if (request.kind !== 'load') this.#kill('the engine failed on a batch and was killed')
+        // The input was checked, so the engine has run out of memory or lost its device: every later batch may fail too.
+        if (request.kind !== 'load') this.#kill('failed', 'the engine failed on a batch and was killed')
         throw reply.bundle ? new BundleError(reply.message) : new Error(reply.message)
       }
       if (request.kind !== 'load') this.#answered++
@@ -158,65 +188,5 @@ export class ProcessEngine implements Engine {
       clearTimeout(timer)
       this.#pending = undefined
     }
-  }
-}
-
-export interface KeeperHooks {
-  /** An engine is there, loaded and warm. */
-  up(engine: Engine): void
-  /** That engine is over. */
-  down(engine: Engine, reason: string): void
-  /** A successor did not come up; another will be tried. */
-  failed(error: Error): void
-}
-
-/**
- * Keeps one engine going. An engine that answered a batch before it ended is replaced at once; the pause before the next
- * try doubles from 100 ms to 10 s for as long as engines end without having answered one.
- */
-export class EngineKeeper {
-  readonly #closing = new AbortController()
-  readonly #start: () => Promise<Engine>
-  readonly #hooks: KeeperHooks
-  readonly #loop: Promise<void>
-  #engine: Engine
-
-  constructor(first: Engine, start: () => Promise<Engine>, hooks: KeeperHooks) {
-    this.#engine = first
-    this.#start = start
-    this.#hooks = hooks
-    this.#loop = this.#keep()
-  }
-
-  /** Ends the engine and replaces it no more. */
-  async close(): Promise<void> {
-    this.#closing.abort()
-    await this.#engine.close()
-    await this.#loop
-  }
-
-  async #keep(): Promise<void> {
-    const { signal } = this.#closing
-    let failures = 0
-    while (!signal.aborted) {
-      this.#hooks.up(this.#engine)
-      const reason = await this.#engine.ended
-      if (signal.aborted) return
-      this.#hooks.down(this.#engine, reason)
-      failures = this.#engine.answered > 0 ? 0 : failures + 1
-      for (let replaced = false; !replaced; ) {
-        const pause = failures === 0 ? 0 : Math.min(FIRST_PAUSE_MS * 2 ** (failures - 1), LONGEST_PAUSE_MS)
-        await sleep(pause, undefined, { signal }).catch(() => {})
-        if (signal.aborted) return
-        try {
-          this.#engine = await this.#start()
-          replaced = true
-        } catch (error) {
-          failures++
-          this.#hooks.failed(error instanceof Error ? error : new Error(String(error)))
-        }
-      }
-    }
-    await this.#engine.close()
   }
 }

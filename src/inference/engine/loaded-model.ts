@@ -1,142 +1,182 @@
-import { readFile } from 'node:fs/promises'
-import { InferenceSession, Tensor } from 'onnxruntime-node'
-import { BundleError } from '../errors.ts'
-import { checkGraph, type Graph, sequenceLength, stageName } from '../graphs.ts'
-import { sha256 } from '../sha256.ts'
-import { largestPart, rowsToRun } from '../sizing.ts'
-import type { DecodeBatch, DecodeResult, EncodeBatch, EncodeResult, EngineConfig, GraphTimings } from './protocol.ts'
-import { explainCuda, setTf32 } from './providers.ts'
-import { fillRows, joinParts, type Numbers, partsOf } from './rows.ts'
+import { type InferenceSession, Tensor } from 'onnxruntime-node'
+import { type Graph, sequenceLength, stageName } from '../graphs.ts'
+import type {
+  DecodeBatch,
+  DecodeResult,
+  EncodeBatch,
+  EncodeResult,
+  EngineConfig,
+  GraphTimings,
+  ItemTimes,
+} from './protocol.ts'
+import { setTf32 } from './providers.ts'
+import { fillRows, joinParts, type Numbers, partsOf, rowsToRun } from './rows.ts'
+import { loadGraph } from './session.ts'
+
+/** What a step of the warm-up may take. */
+const WARM_UP_MS = 3000
+
+interface LoadedGraph extends Graph {
+  session: InferenceSession
+}
 
 /** A model whose graphs are loaded. */
 export class LoadedModel {
   readonly #config: EngineConfig
-  readonly #sessions: Map<string, InferenceSession>
+  readonly #graphs: Map<string, LoadedGraph>
+  readonly #length: number
+  #itemMs: ItemTimes = { encode: 0, decode: 0 }
 
-  private constructor(config: EngineConfig, sessions: Map<string, InferenceSession>) {
+  private constructor(config: EngineConfig, graphs: LoadedGraph[]) {
     this.#config = config
-    this.#sessions = sessions
-  }
-
-  /** Loads every graph, then runs all of them at every size of the plan, so that no request pays for a first run. */
-  static async load(config: EngineConfig): Promise<LoadedModel> {
-    // Before the first session: that one loads CUDA's libraries.
-    if (config.provider === 'cuda') setTf32(process.env, config.tf32)
-    const sessions = new Map<string, InferenceSession>()
-    for (const graph of config.graphs) sessions.set(graph.name, await loadGraph(graph, config))
-    const model = new LoadedModel(config, sessions)
-    const { imageSize } = config.shape
-    const length = sequenceLength(config.shape)
-    for (const count of config.batches.sizes) {
-      await model.encode({
-        pixels: new Uint8Array(count * imageSize * imageSize * 3),
-        lengths: new Array<number>(count).fill(length),
-      })
-      await model.decode({ tokens: new Int32Array(count * length) })
-    }
-    return model
+    this.#graphs = new Map(graphs.map((graph) => [graph.name, graph]))
+    this.#length = sequenceLength(config.shape)
   }
 
   /**
-   * Encodes a batch stage by stage. Images may differ in length: sorted longest first, those that need a stage are the
-   * leading rows, so it runs on a view of them and on no image that does not need it; rows are cut to their length by
-   * the receiver, which causality makes exact.
+   * Loads every graph and runs all of them at the sizes of the plan, so that no request pays for a first run.
+   * @throws BundleError when a file changed or a graph is not what the manifest promises; Error when it does not load.
    */
-  async encode({ pixels, lengths }: EncodeBatch): Promise<EncodeResult> {
-    const { imageSize, stages, latents: latent } = this.#config.shape
-    const length = sequenceLength(this.#config.shape)
-    const timings: GraphTimings = {}
-    const images = new Tensor('uint8', pixels, [lengths.length, imageSize, imageSize, 3])
-    const latents = (await this.#runInParts('encoder', 'images', images, 'latents', timings)) as Float32Array
-    const tokens = new Uint16Array(lengths.length * length)
-    let start = 0
-    for (const [index, end] of stages.entries()) {
-      const shortEnough = lengths.findIndex((wanted) => wanted <= start)
-      const rows = shortEnough === -1 ? lengths.length : shortEnough
-      if (rows === 0) break
-      const feeds: Record<string, Tensor> = {
-        latents: new Tensor('float32', latents.subarray(0, rows * latent.count * latent.width), [
-          rows,
-          latent.count,
-          latent.width,
-        ]),
-      }
-      if (start > 0) {
-        const prefix = new Int32Array(rows * start)
-        for (let row = 0; row < rows; row++) {
-          prefix.set(tokens.subarray(row * length, row * length + start), row * start)
-        }
-        feeds.prefix = new Tensor('int32', prefix, [rows, start])
-      }
-      const stage = (await this.#run(stageName(index), feeds, 'tokens', timings)) as Int32Array
-      const width = end - start
-      for (let row = 0; row < rows; row++) {
-        tokens.set(stage.subarray(row * width, (row + 1) * width), row * length + start)
-      }
-      start = end
+  static async load(config: EngineConfig): Promise<LoadedModel> {
+    // Before the first session, which loads CUDA's libraries.
+    if (config.provider === 'cuda') setTf32(process.env, config.tf32)
+    const graphs: LoadedGraph[] = []
+    for (const graph of config.graphs) graphs.push({ ...graph, session: await loadGraph(graph, config) })
+    const model = new LoadedModel(config, graphs)
+    await model.#warmUp()
+    return model
+  }
+
+  /** How long one item takes, once the model is warm. */
+  get itemMs(): ItemTimes {
+    return this.#itemMs
+  }
+
+  async #warmUp(): Promise<void> {
+    // The first run is slower than any other, and one in passing may be slow because of other processes.
+    const first = await this.#runOnZeros(1)
+    const runs: ItemTimes[] = []
+    for (let ms = 0; runs.length < 3 && ms < WARM_UP_MS; ms += first.encode + first.decode) {
+      runs.push(await this.#runOnZeros(1))
     }
+    this.#itemMs = {
+      encode: Math.min(...runs.map(({ encode }) => encode)),
+      decode: Math.min(...runs.map(({ decode }) => decode)),
+    }
+    const { pinned, sizes } = this.#config.batches
+    for (const size of sizes) {
+      // A first run of a large batch costs a slow model little more than any other, and waiting for it minutes.
+      const expected = size * (this.#itemMs.encode + this.#itemMs.decode)
+      if (size > 1 && (pinned || expected < WARM_UP_MS)) await this.#runOnZeros(size)
+    }
+  }
+
+  async #runOnZeros(count: number): Promise<ItemTimes> {
+    const { imageSize } = this.#config.shape
+    const pixels = new Uint8Array(count * imageSize * imageSize * 3)
+    const start = performance.now()
+    await this.encode({ pixels, lengths: new Array<number>(count).fill(this.#length) })
+    const encoded = performance.now()
+    await this.decode({ tokens: new Int32Array(count * this.#length) })
+    return { encode: encoded - start, decode: performance.now() - encoded }
+  }
+
+  async encode({ pixels, lengths }: EncodeBatch): Promise<EncodeResult> {
+    const timings: GraphTimings = {}
+    const encoded = await this.#runInParts('encoder', lengths.length, pixels, timings)
+    const tokens = this.#config.shape.latents
+      ? await this.#runStages(encoded, lengths, timings)
+      : Uint16Array.from(encoded)
     return { tokens, timings }
   }
 
+  /**
+   * Runs the stages that the longest length needs. Images are sorted longest first, so those that need a stage are the
+   * leading rows, and a stage runs on a view of them. The receiver cuts rows to their length, which causality makes exact.
+   */
+  async #runStages(latents: Numbers, lengths: number[], timings: GraphTimings): Promise<Uint16Array> {
+    const tokens = new Uint16Array(lengths.length * this.#length)
+    let handedOver: Record<string, Numbers> = {}
+    let start = 0
+    for (const [index, end] of this.#config.shape.stages.entries()) {
+      const rows = lengths.filter((length) => length > start).length
+      if (rows === 0) break
+      const inputs = { latents: leading(latents, lengths.length, rows), ...handedOver }
+      const outputs = await this.#run(stageName(index), rows, inputs, timings)
+      const width = end - start
+      for (let row = 0; row < rows; row++) {
+        tokens.set(outputs.tokens?.subarray(row * width, (row + 1) * width) ?? [], row * this.#length + start)
+      }
+      start = end
+      const next = lengths.filter((length) => length > start).length
+      handedOver = outputs.state
+        ? { prefix_state: leading(outputs.state, rows, next) }
+        : { prefix: prefixes(tokens, next, this.#length, start) }
+    }
+    return tokens
+  }
+
   async decode({ tokens }: DecodeBatch): Promise<DecodeResult> {
-    const length = sequenceLength(this.#config.shape)
     const timings: GraphTimings = {}
-    const rows = new Tensor('int32', tokens, [tokens.length / length, length])
-    const pixels = (await this.#runInParts('decoder', 'tokens', rows, 'images', timings)) as Uint8Array
+    const pixels = (await this.#runInParts('decoder', tokens.length / this.#length, tokens, timings)) as Uint8Array
     return { pixels, timings }
   }
 
-  /** Runs a graph that has one input on one part of the batch after the other. */
-  async #runInParts(
-    name: string,
-    input: string,
-    { type, data, dims: [rows = 0, ...shape] }: Tensor,
-    output: string,
-    timings: GraphTimings,
-  ): Promise<Numbers> {
+  /** Runs a graph that has one input and one output on one part of the batch after the other. */
+  async #runInParts(name: string, rows: number, data: Numbers, timings: GraphTimings): Promise<Numbers> {
+    const { inputs, outputs } = this.#graph(name)
+    const [input, output] = [inputs[0]?.name ?? '', outputs[0]?.name ?? '']
     const width = data.length / rows
-    const outputs: Numbers[] = []
-    for (const [start, end] of partsOf(rows, largestPart(this.#config))) {
-      const part = new Tensor(type, (data as Numbers).subarray(start * width, end * width), [end - start, ...shape])
-      outputs.push(await this.#run(name, { [input]: part }, output, timings))
+    const results: Numbers[] = []
+    for (const [start, end] of partsOf(rows, this.#config.batches.part)) {
+      const part = { [input]: data.subarray(start * width, end * width) }
+      const { [output]: result } = await this.#run(name, end - start, part, timings)
+      if (result) results.push(result)
     }
-    return joinParts(outputs)
+    return joinParts(results)
   }
 
-  /** Runs a graph at one of the plan's sizes where they are pinned; no row of the output is one that was filled in. */
-  async #run(name: string, inputs: Record<string, Tensor>, output: string, timings: GraphTimings): Promise<Numbers> {
+  /**
+   * Runs a graph on `rows` rows, or on one of the plan's sizes if they are pinned.
+   * @param inputs by name, row after row.
+   * @returns outputs by name, without the rows that were filled in.
+   */
+  async #run(
+    name: string,
+    rows: number,
+    inputs: Record<string, Numbers>,
+    timings: GraphTimings,
+  ): Promise<Record<string, Numbers>> {
     const started = performance.now()
-    const rows = Object.values(inputs)[0]?.dims[0] ?? 0
+    const graph = this.#graph(name)
     const count = rowsToRun(rows, this.#config.batches)
-    const feeds = Object.entries(inputs).map(([input, { type, data, dims }]) => {
-      return [input, new Tensor(type, fillRows(data as Numbers, rows, count), [count, ...dims.slice(1)])]
+    const feeds = graph.inputs.map(({ name: input, type, shape }) => {
+      const data = inputs[input]
+      if (!data) throw new Error(`${name} was given no ${input}`)
+      return [input, new Tensor(type, fillRows(data, rows, count), [count, ...shape])]
     })
-    const outputs = await this.#sessions.get(name)?.run(Object.fromEntries(feeds))
+    const results = await graph.session.run(Object.fromEntries(feeds))
     timings[name] = (timings[name] ?? 0) + performance.now() - started
-    const numbers = outputs?.[output]?.data as Numbers | undefined
-    if (!numbers) throw new Error(`${name} gave no ${output}`)
-    return numbers.subarray(0, (numbers.length / count) * rows)
+    return Object.fromEntries(
+      Object.entries(results).map(([output, { data }]) => [output, leading(data as Numbers, count, rows)]),
+    )
+  }
+
+  #graph(name: string): LoadedGraph {
+    const graph = this.#graphs.get(name)
+    if (!graph) throw new Error(`there is no graph ${name}`)
+    return graph
   }
 }
 
-// The hash is checked again on the bytes that are loaded: an engine that replaces another must not pick up a file that
-// changed on disk meanwhile, since its tokens would mean something else.
-async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceSession> {
-  const bytes = await readFile(graph.path)
-  if (sha256(bytes) !== graph.sha256) throw new BundleError(`${graph.file}: changed on disk since the service started`)
-  const session = await InferenceSession.create(bytes, {
-    executionProviders: [config.provider === 'cuda' ? { name: 'cuda', deviceId: config.device } : 'cpu'],
-    intraOpNumThreads: config.threads,
-    // ONNX Runtime's own pool of memory grows with every size of batch and gives nothing back.
-    enableCpuMemArena: false,
-    // One block for all that a run needs, new for each run, is handed back to the system and fetched again page by page.
-    enableMemPattern: false,
-    // Threads that wait busily take the cores from those that decode images.
-    extra: { session: { intra_op: { allow_spinning: '0' } } },
-  }).catch((error: unknown) => {
-    const said = `${graph.file}: ${error instanceof Error ? error.message : error}`
-    throw new Error(config.provider === 'cuda' ? explainCuda(said) : said)
-  })
-  checkGraph(graph, session)
-  return session
+/** The first `wanted` of `rows` rows. */
+function leading(data: Numbers, rows: number, wanted: number): Numbers {
+  return data.subarray(0, (data.length / rows) * wanted)
+}
+
+/** The first `end` tokens of the leading rows, int32 `[rows,end]`. */
+function prefixes(tokens: Uint16Array, rows: number, length: number, end: number): Int32Array {
+  const prefix = new Int32Array(rows * end)
+  for (let row = 0; row < rows; row++) prefix.set(tokens.subarray(row * length, row * length + end), row * end)
+  return prefix
 }

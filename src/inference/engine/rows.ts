@@ -1,14 +1,16 @@
-/** What tensors hold, row after row. */
+import type { BatchPlan } from './protocol.ts'
+
+/** The data of a tensor, row after row. */
 export type Numbers = Uint8Array | Int32Array | Float32Array
 
-/** Even parts of so many rows, of `most` rows at most: where each starts, and where it ends. */
+/** Divides rows into even parts of at most `most` rows: where each part starts and ends. */
 export function partsOf(rows: number, most: number): [start: number, end: number][] {
   const count = Math.ceil(rows / most)
   const edge = (i: number) => Math.floor((i * rows) / count)
   return Array.from({ length: count }, (_, i) => [edge(i), edge(i + 1)])
 }
 
-/** The rows of one part or more, one after the other; the part itself where it is the only one. */
+/** The rows of all parts, one after the other; a single part is returned as it is. */
 export function joinParts(parts: Numbers[]): Numbers {
   const [first, ...others] = parts
   if (first === undefined) throw new RangeError('nothing to join')
@@ -29,6 +31,11 @@ export function fillRows(data: Numbers, rows: number, count: number): Numbers {
   const filled = newLike(data, (data.length / rows) * count)
   filled.set(data)
   return filled
+}
+
+/** The number of rows that a graph runs on for `rows` rows of a batch. */
+export function rowsToRun(rows: number, { sizes, pinned }: BatchPlan): number {
+  return (pinned && sizes.find((size) => size >= rows)) || rows
 }
 
 function newLike(example: Numbers, length: number): Numbers {

@@ -72,7 +72,7 @@ test('the service starts on this machine’s best provider, or says that CUDA is
   assert.match(providerReason, provider === 'cuda' ? /^CUDA loads$/ : /^CUDA does not load: \S/)
   await inference.close()
   if (provider === 'cpu') {
-    const sentence = /^CUDA was asked for and does not load: .*(install|alone|not found|--devices)[^\n]*$/
+    const sentence = /^CUDA was asked for and does not load: .*(install|only|must be|--devices)[^\n]*$/
     await assert.rejects(startInference({ provider: 'cuda' }), { message: sentence })
   }
 })
@@ -94,13 +94,13 @@ const failures: [what: string, platform: string, loadError: string, sentence: Re
     noFile(library),
     /not installed; `ONNXRUNTIME_NODE_INSTALL=true node .+` fetch/,
   ],
-  ['cuBLAS', 'linux x64', noFile('libcublasLt.so.12'), /^libcublasLt\.so\.12 is not found; CUDA 12 and cuDNN 9 have/],
-  ['a device', 'linux x64', addon, /^encoder\.onnx: invalid device ordinal; .* driver for CUDA 12, and --devices has/],
+  ['cuBLAS', 'linux x64', noFile('libcublasLt.so.12'), /^libcublasLt\.so\.12 is not found; CUDA 12 and cuDNN 9 must/],
+  ['a device', 'linux x64', addon, /^encoder\.onnx: invalid device ordinal; .* driver for CUDA 12, and --devices must/],
   [
     'a build for this machine',
     'darwin arm64',
     noFile(library),
-    /has CUDA on Linux x86-64 alone, this is darwin arm64$/,
+    /has CUDA on Linux x86-64 only, this is darwin arm64$/,
   ],
 ]
 for (const [what, platform, loadError, sentence] of failures) {

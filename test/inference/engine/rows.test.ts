@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { fillRows, joinParts, partsOf } from '../../../src/inference/engine/rows.ts'
+import { fillRows, joinParts, partsOf, rowsToRun } from '../../../src/inference/engine/rows.ts'
 
 test('parts are even, none is too large, and together they are all rows in order', () => {
   assert.deepEqual(partsOf(9, 8), [
@@ -32,4 +32,11 @@ test('rows are filled up with zeros', () => {
   const view = Float32Array.of(0.5, 1.5, 9, 9).subarray(0, 2)
   assert.deepEqual(fillRows(view, 1, 2), Float32Array.of(0.5, 1.5, 0, 0))
   assert.equal(fillRows(view, 1, 1), view)
+})
+
+test('a batch runs at the next pinned size, and as it is where none is pinned', () => {
+  const batches = { max: 100, sizes: [1, 2, 4, 8, 16, 32, 64, 100], part: 8 }
+  const sizes = (pinned: boolean) => [1, 2, 3, 5, 64, 65, 100].map((rows) => rowsToRun(rows, { ...batches, pinned }))
+  assert.deepEqual(sizes(true), [1, 2, 4, 8, 64, 100, 100])
+  assert.deepEqual(sizes(false), [1, 2, 3, 5, 64, 65, 100])
 })

@@ -1,8 +1,9 @@
 """Writes the graphs of a bundle from a tokenizer's module.
 
 Every operator is one that ONNX Runtime runs itself on the CPU and with CUDA. What the papers' code computes and nobody
-reads is left out, which changes no result: the rows of a last block that are not read on; and of an expert's last
-block, whose one row reads the others, their keys and values (`Writer.query_block`).
+reads is left out, which changes no result: the rows of a last block that are not read on; of an expert's last block,
+whose one row reads the others, their keys and values (`Writer.query_block`); and what convolutions of doubled pixels
+compute twice (`Writer.upsample`).
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto, helper
 from torch import Tensor, nn
@@ -182,12 +184,10 @@ class Writer(StoredGraph):
         """A constant that is never rounded."""
         return self._initialiser(np.ascontiguousarray(array))
 
-    def conv(self, x: str, conv: nn.Conv2d) -> str:
-        """A 3x3 or 1x1 convolution that keeps the picture's size."""
-        pad = conv.kernel_size[0] // 2
-        biases = [] if conv.bias is None else [self.value(conv.bias)]
-        size = list(conv.kernel_size)
-        return self.node("Conv", x, self.value(conv.weight), *biases, kernel_shape=size, pads=[pad] * 4)
+    def conv(self, x: str, kernel: Tensor, bias: Tensor | None = None) -> str:
+        """A 3x3 convolution that keeps the picture's size."""
+        biases = [] if bias is None else [self.value(bias)]
+        return self.node("Conv", x, self.value(kernel), *biases, kernel_shape=[3, 3], pads=[1] * 4)
 
     def norm_silu(self, x: str, norm: nn.GroupNorm, side: int) -> str:
         """Group normalisation, then SiLU, of a picture [B, C, side, side]."""
@@ -201,35 +201,53 @@ class Writer(StoredGraph):
         return self.node("Mul", x, self.node("Sigmoid", x))
 
     def residual(self, x: str, block: ResidualBlock, side: int) -> str:
-        out = self.conv(self.norm_silu(x, block.norm1, side), block.conv1)
-        out = self.conv(self.norm_silu(out, block.norm2, side), block.conv2)
-        return self.node("Add", out, x if block.nin_shortcut is None else self.conv(out, block.nin_shortcut))
+        """A residual block. A shortcut reads what the second convolution gives, so the two are one convolution."""
+        out = self.conv(self.norm_silu(x, block.norm1, side), block.conv1.weight)
+        out = self.norm_silu(out, block.norm2, side)
+        if block.nin_shortcut is None:
+            return self.node("Add", self.conv(out, block.conv2.weight), x)
+        kernel = block.conv2.weight
+        shortcut = block.nin_shortcut.weight.flatten(1) @ kernel.flatten(1)
+        return self.conv(out, kernel + shortcut.view_as(kernel))
+
+    def upsample(self, x: str, conv: nn.Conv2d) -> str:
+        """A 3x3 convolution of the picture [B, C, H, W] at twice its size: [B, D, 2H, 2W].
+
+        Each pixel of x becomes four equal ones, so a kernel of 3 sees only 2 of x in each direction; which 2 depends on
+        whether the result's row and column are even. So four kernels of 2, whose weights are sums, give a quarter of
+        the result each: 4 products instead of 9.
+        """
+        assert conv.bias is not None
+        bias, parts = self.value(conv.bias), []
+        for row in (0, 1):
+            for column in (0, 1):
+                kernel = self.weight(_array(_pairs(_pairs(conv.weight, 2, row), 3, column)))
+                pads = [1 - row, 1 - column, row, column]
+                parts.append(self.node("Conv", x, kernel, bias, kernel_shape=[2, 2], pads=pads))
+        return self.node("DepthToSpace", self.node("Concat", *parts, axis=1), blocksize=2, mode="DCR")
 
     def pixel_decoder(self, x: str, decoder: PixelDecoder, side: int) -> str:
         """Codes [B, D, G, G] to pixels [B, 3, S, S]."""
-        x = self.conv(x, decoder.conv_in)
+        x = self.conv(x, decoder.conv_in.weight, decoder.conv_in.bias)
         for block in residual_blocks(decoder.mid):
             x = self.residual(x, block, side)
         for level in decoder.levels():
             for block in residual_blocks(level.block):
                 x = self.residual(x, block, side)
             if level.upsample_conv is not None:
-                twice = self.weight(np.array([1, 1, 2, 2], np.float32))
-                x = self.node(
-                    "Resize",
-                    x,
-                    "",
-                    twice,
-                    mode="nearest",
-                    nearest_mode="floor",
-                    coordinate_transformation_mode="asymmetric",
-                )
-                x, side = self.conv(x, level.upsample_conv), 2 * side
-        return self.conv(self.norm_silu(x, decoder.norm_out, side), decoder.conv_out)
+                x, side = self.upsample(x, level.upsample_conv), 2 * side
+        last = decoder.conv_out
+        return self.conv(self.norm_silu(x, decoder.norm_out, side), last.weight, last.bias)
 
 
 LAST = np.iinfo(np.int64).max
 """Where a slice goes to the end."""
+
+
+def _pairs(kernel: Tensor, dim: int, odd: int) -> Tensor:
+    """A kernel of 3 over doubled pixels as one of 2 over single ones, for the results at even or odd places."""
+    first, middle, last = kernel.chunk(3, dim)
+    return torch.cat([first + middle, last] if odd else [first, middle + last], dim)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:
@@ -393,4 +411,4 @@ def _own_pixels(g: Writer, x: str, model: TiTok | NativeTok) -> str:
     drawn = g.linear(x, ffn.weight, ffn.bias)
     drawn = g.node("Reshape", drawn, g.shape(0, side, side, patch, patch, 3))
     drawn = g.node("Transpose", drawn, perm=[0, 5, 1, 3, 2, 4])
-    return g.conv(g.node("Reshape", drawn, g.shape(0, 3, side * patch, side * patch)), conv_out)
+    return g.conv(g.node("Reshape", drawn, g.shape(0, 3, side * patch, side * patch)), conv_out.weight, conv_out.bias)

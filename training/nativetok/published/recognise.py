@@ -159,9 +159,8 @@ class _Reading:
     def _refuse_by_name(self) -> None:
         tensors = self.tensors
         bare = {name.removeprefix("model.") for name in tensors}
-        if any(
-            name.startswith(("in_blocks.", "mid_block.", "out_blocks.", "embeddings.word_embeddings.")) for name in bare
-        ):
+        generators = ("in_blocks.", "mid_block.", "out_blocks.", "embeddings.word_embeddings.", "lm_head.")
+        if any(name.startswith(generators) for name in bare):
             raise CheckpointError(f"{self.name} is a generator, which predicts tokens: it is not a tokenizer")
         if _any(tensors, "decoder.text_guidance_proj."):
             raise CheckpointError(

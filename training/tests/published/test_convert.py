@@ -126,6 +126,16 @@ def test_heads_that_nobody_says_are_asked_for(tmp_path: Path) -> None:
         convert(path_of("titok-newer"), tmp_path / "out")
 
 
+def test_photos_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_text("no image")
+    arguments = ["--out", str(tmp_path / "out"), "--probe", str(tmp_path / "photo.png")]
+    command = [sys.executable, "-m", "nativetok.convert", str(path_of("titok-newer")), *arguments]
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: cannot identify image file")
+    assert not (tmp_path / "out").exists()
+
+
 def test_command(tmp_path: Path) -> None:
     path, out = path_of("nativetok-a"), tmp_path / "models" / "tiny"
     arguments = [sys.executable, "-m", "nativetok.convert", str(path), "--out", str(out)]

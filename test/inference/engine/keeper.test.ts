@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type Engine, EngineKeeper } from '../../../src/inference/engine/engine.ts'
+import type { Engine, EngineEnd } from '../../../src/inference/engine/engine.ts'
+import { EngineKeeper } from '../../../src/inference/engine/keeper.ts'
 
 /** An engine of which only the end matters. */
 class MortalEngine implements Engine {
   over = false
   answered = 0
-  readonly #end = Promise.withResolvers<string>()
+  readonly itemMs = { encode: 1, decode: 1 }
+  readonly #end = Promise.withResolvers<EngineEnd>()
   readonly ended = this.#end.promise
 
   encode(): Promise<never> {
@@ -19,7 +21,7 @@ class MortalEngine implements Engine {
 
   die(reason: string): void {
     this.over = true
-    this.#end.resolve(reason)
+    this.#end.resolve({ kind: 'ended', reason })
   }
 
   async close(): Promise<void> {
@@ -43,7 +45,7 @@ test('replaces an engine that ends, tries again when that fails, and stops when 
         events.push('up')
         if (engine !== first) revived.resolve(engine as MortalEngine)
       },
-      down: (_, reason) => events.push(`down: ${reason}`),
+      down: (_, { reason }) => events.push(`down: ${reason}`),
       failed: (error) => events.push(`failed: ${error.message}`),
     },
   )

@@ -1,0 +1,91 @@
+import sharp, { type Sharp } from 'sharp'
+
+/** How an image of any size becomes a square one. The defaults are what sharp itself does. */
+export interface Fit {
+  /** Height and width of the result, in pixels; the shorter side is brought to it, the longer one is cropped. */
+  size: number
+  /** lanczos3 by default. */
+  kernel?: 'lanczos3' | 'bicubic'
+  /** How the longer side becomes a whole number of pixels; `round` by default. */
+  longerSide?: 'round' | 'floor'
+  /** How half of an odd excess is rounded when the centre is cropped; `ceil` by default. */
+  cropOffset?: 'floor' | 'ceil' | 'half-even'
+}
+
+/** Where an image lies after it was resized: its size, and the first pixel of the square that is kept. */
+export interface Placement {
+  width: number
+  height: number
+  left: number
+  top: number
+}
+
+/** The size that an image of `width` x `height` is resized to, and where the square is cropped. */
+export function placementOf(width: number, height: number, fit: Fit): Placement {
+  const { size, longerSide = 'round', cropOffset = 'ceil' } = fit
+  const [shorter, longer] = [Math.min(width, height), Math.max(width, height)]
+  const exact = (size * longer) / shorter
+  const scaled = Math.max(size, longerSide === 'floor' ? Math.floor(exact) : Math.round(exact))
+  const offset = rounded((scaled - size) / 2, cropOffset)
+  return width > height
+    ? { width: scaled, height: size, left: offset, top: 0 }
+    : { width: size, height: scaled, left: 0, top: offset }
+}
+
+function rounded(value: number, rule: 'floor' | 'ceil' | 'half-even'): number {
+  const down = Math.floor(value)
+  if (value === down || rule === 'floor') return down
+  return rule === 'ceil' || down % 2 === 1 ? down + 1 : down
+}
+
+/** Whether this is what sharp's `cover` does, which needs no look at the header first. */
+export function fitsAsCover({ longerSide = 'round', cropOffset = 'ceil' }: Fit): boolean {
+  return longerSide === 'round' && cropOffset === 'ceil'
+}
+
+/**
+ * Resizes and crops to the centre.
+ * @param image opened with `autoOrient`, nothing else done to it yet.
+ */
+export async function fitted(image: Sharp, fit: Fit): Promise<Sharp> {
+  const { size, kernel = 'lanczos3' } = fit
+  if (fitsAsCover(fit)) {
+    return image.resize(size, size, { fit: 'cover', position: 'centre', kernel: sharpKernel(kernel) })
+  }
+  const { autoOrient } = await image.metadata()
+  const { width, height, left, top } = placementOf(autoOrient.width, autoOrient.height, fit)
+  // Cutting out the whole image first changes nothing but this: a JPEG is decoded in full, not at a fraction of its size,
+  // which would be another kernel than the bundle's.
+  const whole = image.extract({ left: 0, top: 0, width: autoOrient.width, height: autoOrient.height })
+  const resizing = { fit: 'fill', kernel: sharpKernel(kernel) } as const
+  if (Math.min(autoOrient.width, autoOrient.height) >= size) {
+    return whole.resize(width, height, resizing).extract({ left, top, width: size, height: size })
+  }
+  const twice = await whole
+    .resize(2 * width, 2 * height, resizing)
+    .extract({ left: 2 * left, top: 2 * top, width: 2 * size, height: 2 * size })
+    .toColourspace('srgb')
+    .raw({ depth: 'uchar' })
+    .toBuffer()
+  return sharp(oddPixels(twice, size), { raw: { width: size, height: size, channels: 3 } })
+}
+
+/**
+ * Every second pixel of every second row, from the second on, of uint8 `[2 * size, 2 * size, 3]`. libvips puts an enlarged
+ * image half a pixel too far to the right and down; at twice the size, these pixels lie where they should.
+ */
+function oddPixels(twice: Buffer, size: number): Buffer {
+  const pixels = Buffer.alloc(size * size * 3)
+  for (let y = 0; y < size; y++) {
+    for (let x = 0; x < size; x++) {
+      const from = ((2 * y + 1) * 2 * size + 2 * x + 1) * 3
+      twice.copy(pixels, (y * size + x) * 3, from, from + 3)
+    }
+  }
+  return pixels
+}
+
+/** sharp calls the kernel with a = -0.5 cubic. */
+function sharpKernel(kernel: 'lanczos3' | 'bicubic'): 'lanczos3' | 'cubic' {
+  return kernel === 'bicubic' ? 'cubic' : kernel
+}

@@ -1,0 +1,66 @@
+import { createHash } from 'node:crypto'
+import { constants } from 'node:fs'
+import { type FileHandle, open, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import { BundleError, messageOf } from '../errors.ts'
+
+/** A file whose content is known. */
+export interface VerifiedFile {
+  sha256: string
+  bytes: number
+  identity: string
+}
+
+/**
+ * Hashes a bundle's files and compares them with the manifest's list.
+ * @param files sha256 in hexadecimal, by file name.
+ * @throws BundleError naming the first file that cannot be read, is another one, or changed meanwhile.
+ */
+export async function verifyFiles(folder: string, files: Record<string, string>): Promise<Map<string, VerifiedFile>> {
+  const verified = await Promise.all(
+    Object.entries(files).map(async ([name, sha256]) => {
+      const file = await hashFile(join(folder, name), name)
+      if (file.sha256 !== sha256) {
+        throw new BundleError(`${name}: sha256 is ${file.sha256}, the manifest says ${sha256}`)
+      }
+      return [name, file] as const
+    }),
+  )
+  return new Map(verified)
+}
+
+/**
+ * What changes when a file is replaced or written to: device, inode, size, and the times of the last change of content and
+ * of metadata, in nanoseconds. Equal before and after a read, it says that one content was read.
+ */
+export async function identityOf(path: string): Promise<string> {
+  return identity(await stat(path, { bigint: true }))
+}
+
+/**
+ * @param name what errors call the file.
+ * @throws BundleError
+ */
+export async function hashFile(path: string, name: string): Promise<VerifiedFile> {
+  let handle: FileHandle | undefined
+  try {
+    // A pipe in place of a file would otherwise be waited for.
+    handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const before = await handle.stat({ bigint: true })
+    if (!before.isFile()) throw new Error('it is not a file')
+    const hash = createHash('sha256')
+    await pipeline(handle.createReadStream({ autoClose: false, highWaterMark: 2 ** 20 }), hash)
+    if ((await identityOf(path)) !== identity(before)) throw new Error('it changed while it was read')
+    return { sha256: hash.digest('hex'), bytes: Number(before.size), identity: identity(before) }
+  } catch (error) {
+    throw new BundleError(`${name}: cannot be read (${messageOf(error)})`)
+  } finally {
+    await handle?.close()
+  }
+}
+
+function identity(stats: { dev: bigint; ino: bigint; size: bigint; mtimeNs: bigint; ctimeNs: bigint }): string {
+  const { dev, ino, size, mtimeNs, ctimeNs } = stats
+  return [dev, ino, size, mtimeNs, ctimeNs].join(':')
+}

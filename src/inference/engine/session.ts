@@ -1,0 +1,107 @@
+import { readFile } from 'node:fs/promises'
+import { InferenceSession } from 'onnxruntime-node'
+import { hashFile, identityOf } from '../bundle/files.ts'
+import { BundleError, messageOf } from '../errors.ts'
+import { type Graph, packsWeights, type TensorSpec } from '../graphs.ts'
+import { sha256 } from '../sha256.ts'
+import { externalFiles } from './external-files.ts'
+import type { EngineConfig } from './protocol.ts'
+import { explainCuda } from './providers.ts'
+
+/**
+ * Loads a graph. What is loaded is what was verified when the service started, also for an engine that replaces another:
+ * with a changed file its tokens would mean something else.
+ * @throws BundleError when a file changed on disk or the graph is not what the manifest promises; Error when ONNX Runtime
+ * cannot load it.
+ */
+export async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceSession> {
+  const files = [{ path: graph.path }, ...graph.weights]
+  const identities = await Promise.all(files.map(({ path }) => identityOf(path)))
+  const bytes = await readFile(graph.path)
+  if (sha256(bytes) !== graph.sha256) throw changed(graph.file)
+  for (const [index, weights] of graph.weights.entries()) {
+    if (identities[index + 1] === weights.identity) continue
+    // A new link to the file or another mode is harmless, only another content is not.
+    const found = await hashFile(weights.path, weights.file)
+    if (found.sha256 !== weights.sha256 || found.identity !== identities[index + 1]) throw changed(weights.file)
+  }
+  const listed = graph.weights.map(({ file }) => file)
+  const stranger = externalFiles(bytes).find((file) => !listed.includes(file))
+  if (stranger !== undefined) {
+    throw new BundleError(
+      `${graph.file}: reads ${JSON.stringify(stranger)}, which is not among its weights in the manifest`,
+    )
+  }
+  // From its path a graph maps the weights beside it, and engines share that memory; bytes that were hashed are safer.
+  const options: InferenceSession.SessionOptions = {
+    executionProviders: [config.provider === 'cuda' ? { name: 'cuda', deviceId: config.device } : 'cpu'],
+    intraOpNumThreads: config.threads,
+    // `all` would reorder a convolution's weights into a private copy, and was measured to be no faster.
+    graphOptimizationLevel: graph.weights.length > 0 ? 'extended' : 'all',
+    // ONNX Runtime's own pool of memory grows with every batch size and returns nothing to the system.
+    enableCpuMemArena: false,
+    // Otherwise every run allocates all its memory in one block, returns it to the system and fetches it page by page.
+    enableMemPattern: false,
+    extra: {
+      session: {
+        // Threads that wait in a busy loop take the cores from those that decode images.
+        intra_op: { allow_spinning: '0' },
+        ...(graph.weights.length > 0 && !packsWeights(graph) && { disable_prepacking: '1' }),
+      },
+    },
+  }
+  const creating =
+    graph.weights.length > 0 ? InferenceSession.create(graph.path, options) : InferenceSession.create(bytes, options)
+  const session = await creating.catch((error: unknown) => {
+    const said = `${graph.file}: ${messageOf(error)}`
+    throw new Error(config.provider === 'cuda' ? explainCuda(said) : said)
+  })
+  if (graph.weights.length > 0) {
+    const now = await Promise.all(files.map(({ path }) => identityOf(path)))
+    const index = now.findIndex((identity, i) => identity !== identities[i])
+    if (index >= 0) throw changed(index === 0 ? graph.file : (listed[index - 1] ?? ''))
+  }
+  checkGraph(graph, session)
+  return session
+}
+
+function changed(file: string): BundleError {
+  return new BundleError(`${file}: changed on disk since the service started`)
+}
+
+/**
+ * Compares a loaded graph's inputs and outputs with what the manifest promises.
+ * @throws BundleError naming the file and the first tensor that differs.
+ */
+function checkGraph(graph: Graph, session: Pick<InferenceSession, 'inputMetadata' | 'outputMetadata'>): void {
+  compare(graph.file, 'input', graph.inputs, session.inputMetadata)
+  compare(graph.file, 'output', graph.outputs, session.outputMetadata)
+}
+
+function compare(
+  file: string,
+  role: 'input' | 'output',
+  expected: TensorSpec[],
+  actual: readonly InferenceSession.ValueMetadata[],
+): void {
+  for (const spec of expected) {
+    const found = actual.find((value) => value.name === spec.name)
+    if (!found && spec.optional) continue
+    if (!found) throw new BundleError(`${file}: has no ${role} named ${spec.name}, which the manifest promises`)
+    const wanted = `${spec.type} ${dimensions(['B', ...spec.shape])}`
+    const given = found.isTensor ? `${found.type} ${dimensions(found.shape)}` : 'no tensor'
+    const fits =
+      found.isTensor &&
+      found.type === spec.type &&
+      found.shape.length === spec.shape.length + 1 &&
+      typeof found.shape[0] === 'string' &&
+      spec.shape.every((size, axis) => found.shape[axis + 1] === size)
+    if (!fits) throw new BundleError(`${file}: ${role} ${spec.name} is ${given}, the manifest promises ${wanted}`)
+  }
+  const extra = actual.find((value) => !expected.some((spec) => spec.name === value.name))
+  if (extra) throw new BundleError(`${file}: has an ${role} named ${extra.name}, which the manifest does not know`)
+}
+
+function dimensions(shape: readonly (number | string)[]): string {
+  return `[${shape.map((size) => size || '?').join(',')}]`
+}

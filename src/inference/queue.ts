@@ -1,0 +1,218 @@
+import type { Engine } from './engine/engine.ts'
+import type { GraphTimings } from './engine/protocol.ts'
+import { EngineFailedError } from './errors.ts'
+
+/** What a batch carries. */
+export type Kind = 'encode' | 'decode'
+
+/** Milliseconds: `queue`, the wait for the batch that answered, then the batch's time in each graph. */
+export interface Timings {
+  queue: number
+  [graphOrStep: string]: number
+}
+
+/** Called when things happen, so that a caller can count them; this layer keeps no figures. */
+export interface QueueMetrics {
+  /** A batch of `size` images goes to an engine. */
+  batch?(kind: Kind, size: number): void
+  /** A batch spent `seconds` in a graph. */
+  graph?(name: string, seconds: number): void
+  /** Images now waiting for an engine. */
+  queueDepth?(kind: Kind, images: number): void
+}
+
+/** One image or sequence that waits or runs. */
+interface Item<Input, Output> {
+  readonly input: Input
+  /** The same for all items of one request: their signal. An item without a signal is a request of its own. */
+  readonly request: object
+  readonly queuedAt: number
+  /** Whether a batch it was in has failed. */
+  retried: boolean
+  settled: boolean
+  resolve(output: Output, timings: Timings): void
+  reject(error: unknown): void
+}
+
+/** Runs some inputs as one batch; outputs in the order of the inputs. */
+export type RunBatch<Input, Output> = (
+  engine: Engine,
+  inputs: Input[],
+) => Promise<{ outputs: Output[]; timings: GraphTimings }>
+
+/** A batch taken from a queue, to be run by an engine. */
+export interface Job {
+  size: number
+  /** Runs on the engine and settles the items, or lines them up to be retried. Never rejects. */
+  run(engine: Engine): Promise<void>
+}
+
+/** One of this many places in a batch goes to the requests in turn, the others by age. */
+const TURN_EVERY = 4
+
+/**
+ * The queue of one kind of work. Most places in a batch go to the items that have waited longest, the others to the requests
+ * in turn. So a small request soon gets a place beside large ones; and because three of four places go by age, no item waits
+ * more than a third longer than it would if all places did.
+ */
+export class Queue<Input, Output> {
+  // Both keep the order of arrival and let an aborted item leave from anywhere at once.
+  readonly #waiting = new Set<Item<Input, Output>>()
+  readonly #requests = new Map<object, Set<Item<Input, Output>>>()
+  // An iterator of a Map also reaches entries that are added while it is in use: the requests take turns along it.
+  #turns = this.#requests.values()
+  #places = 0
+  readonly #retries: Item<Input, Output>[] = []
+  readonly #kind: Kind
+  readonly #runBatch: RunBatch<Input, Output>
+  readonly #metrics: QueueMetrics
+
+  constructor(kind: Kind, runBatch: RunBatch<Input, Output>, metrics: QueueMetrics) {
+    this.#kind = kind
+    this.#runBatch = runBatch
+    this.#metrics = metrics
+  }
+
+  /**
+   * Queues an input. An abort rejects at once with the signal's reason, also while a batch with it runs.
+   * @param settled called once, when the item is answered or given up, before an engine takes its next batch.
+   */
+  push<Result>(
+    input: Input,
+    signal: AbortSignal | undefined,
+    settled: () => void,
+    result: (output: Output, timings: Timings) => Result,
+  ): Promise<Result> {
+    return new Promise((resolve, reject) => {
+      const settle = () => {
+        if (item.settled) return
+        item.settled = true
+        signal?.removeEventListener('abort', abort)
+        settled()
+      }
+      const item: Item<Input, Output> = {
+        input,
+        request: signal ?? {},
+        queuedAt: performance.now(),
+        retried: false,
+        settled: false,
+        resolve: (output, timings) => {
+          settle()
+          resolve(result(output, timings))
+        },
+        reject: (error) => {
+          settle()
+          reject(error)
+        },
+      }
+      const abort = () => {
+        if (this.#waiting.has(item)) {
+          this.#leave(item)
+          this.#countWaiting()
+        }
+        item.reject(signal?.reason)
+      }
+      if (signal?.aborted) {
+        item.reject(signal.reason)
+        return
+      }
+      signal?.addEventListener('abort', abort, { once: true })
+      this.#enter(item)
+      this.#countWaiting()
+    })
+  }
+
+  /** Whether something waits, but fewer items than `count`. */
+  short(count: number): boolean {
+    return this.#retries.length === 0 && this.#waiting.size > 0 && this.#waiting.size < count
+  }
+
+  /** Whether nothing waits. */
+  get empty(): boolean {
+    return this.#retries.length === 0 && this.#waiting.size === 0
+  }
+
+  /** The next batch: an item to be retried, alone, or else up to `max` items by age and in turn. */
+  take(max: number): Job | undefined {
+    for (let retry = this.#retries.shift(); retry; retry = this.#retries.shift()) {
+      if (!retry.settled) return this.#job([retry])
+    }
+    const items: Item<Input, Output>[] = []
+    const byAge = this.#waiting.values()
+    while (items.length < max) {
+      const item = ++this.#places % TURN_EVERY === 0 ? this.#inTurn() : byAge.next().value
+      if (!item) break
+      this.#leave(item)
+      items.push(item)
+    }
+    if (items.length === 0) return undefined
+    this.#countWaiting()
+    return this.#job(items)
+  }
+
+  /** The first item of the request whose turn it is. */
+  #inTurn(): Item<Input, Output> | undefined {
+    let { value: items } = this.#turns.next()
+    if (!items) {
+      this.#turns = this.#requests.values()
+      items = this.#turns.next().value
+    }
+    return items?.values().next().value
+  }
+
+  #enter(item: Item<Input, Output>): void {
+    this.#waiting.add(item)
+    const items = this.#requests.get(item.request)
+    if (items) items.add(item)
+    else this.#requests.set(item.request, new Set([item]))
+  }
+
+  #leave(item: Item<Input, Output>): void {
+    this.#waiting.delete(item)
+    const items = this.#requests.get(item.request)
+    items?.delete(item)
+    if (items?.size === 0) this.#requests.delete(item.request)
+  }
+
+  #job(items: Item<Input, Output>[]): Job {
+    return { size: items.length, run: (engine) => this.#run(engine, items) }
+  }
+
+  async #run(engine: Engine, items: Item<Input, Output>[]): Promise<void> {
+    this.#metrics.batch?.(this.#kind, items.length)
+    const startedAt = performance.now()
+    try {
+      const { outputs, timings } = await this.#runBatch(
+        engine,
+        items.map((item) => item.input),
+      )
+      for (const [name, ms] of Object.entries(timings)) this.#metrics.graph?.(name, ms / 1000)
+      for (const [index, item] of items.entries()) {
+        const output = outputs[index]
+        if (output === undefined) item.reject(new EngineFailedError('the engine gave no output'))
+        else item.resolve(output, { queue: startedAt - item.queuedAt, ...timings })
+      }
+    } catch (error) {
+      this.#retry(items, error)
+    }
+  }
+
+  // The items of a failed batch run again one by one. Halving the batch until the failing item is alone would cost an
+  // engine for every half that holds it, and where the engine hangs, the other items would wait past their deadline. An
+  // item that fails alone after a failure is rejected; on its first failure it is tried again, because the engine may have
+  // ended for another reason.
+  #retry(items: Item<Input, Output>[], cause: unknown): void {
+    const [only] = items
+    if (items.length === 1 && only?.retried) {
+      const reason = cause instanceof Error ? cause.message : String(cause)
+      only.reject(new EngineFailedError(`the engine failed twice on this item: ${reason}`, { cause }))
+      return
+    }
+    for (const item of items) item.retried = true
+    this.#retries.push(...items)
+  }
+
+  #countWaiting(): void {
+    this.#metrics.queueDepth?.(this.#kind, this.#waiting.size)
+  }
+}
