@@ -70,8 +70,11 @@ test('every graph is warm at every pinned size, and runs at no other; answers ar
   const { inference, observed, ran } = await startCuda(t)
   const sizes = [1, 2, 4, 8]
   const warmUp = await ran()
-  for (const size of sizes) assert.equal(warmUp.filter(({ rows }) => rows === size).length, GRAPHS, `size ${size}`)
-  assert.equal(warmUp.length, sizes.length * GRAPHS)
+  const runs = (size: number) => warmUp.filter(({ rows }) => rows === size).length / GRAPHS
+  // One item runs several times, to learn how long it takes.
+  assert.ok(Number.isInteger(runs(1)) && runs(1) >= 1)
+  for (const size of sizes.slice(1)) assert.equal(runs(size), 1, `size ${size}`)
+  assert.ok(warmUp.every(({ rows = 0 }) => sizes.includes(rows)))
 
   assert.deepEqual(await encodeAll(inference), expected)
   // Lengths that leave each stage another number of rows, none of them a pinned size.
