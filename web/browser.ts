@@ -9,7 +9,7 @@ const places = [
 ]
 
 /** Where a Chromium is installed, if one is; `CHROMIUM` may name it. */
-export const browserPath = process.env.CHROMIUM ?? places.find((path) => existsSync(path))
+export const browserPath = process.env.CHROMIUM || places.find((path) => existsSync(path))
 
 /** Why tests that need a browser are skipped; false where there is one. */
 export const noBrowser =

@@ -1,5 +1,5 @@
 /**
- * Makes the README's opening picture from the running page: `node web/screenshot.ts`. It starts the service, lets the
+ * Makes the README's opening picture from the running page: `bin/node web/screenshot.ts`, after `npm run build`. It starts the service, lets the
  * first photo of the gallery grow, and writes docs/images/playground.webp, animated.
  */
 import { spawn } from 'node:child_process'

@@ -11,7 +11,9 @@ import sharp from 'sharp'
 import type { Config } from '../../src/config.ts'
 import { integers, parseNpy } from '../../src/formats/npy.ts'
 import { launchBrowser, noBrowser } from '../../web/browser.ts'
+import type { Info } from '../../web/src/api.ts'
 import { difference, grey, type Picture, psnr } from '../../web/src/pixels.ts'
+import { tinyBundle } from '../helpers/bundle.ts'
 import { type Backend, fixture, formOf, listen, type Service, startBackend } from '../helpers/service.ts'
 
 const root = new URL('../../', import.meta.url)
@@ -106,9 +108,9 @@ describe('the playground', { skip: noBrowser }, () => {
   }
 
   /** What the service itself makes of tokens. */
-  async function decode(tokens: number[]): Promise<Picture> {
+  async function decode(tokens: number[], base = service.base): Promise<Picture> {
     const headers = { 'content-type': 'application/json' }
-    const answer = await fetch(`${service.base}/decode`, { method: 'POST', headers, body: JSON.stringify({ tokens }) })
+    const answer = await fetch(`${base}/decode`, { method: 'POST', headers, body: JSON.stringify({ tokens }) })
     const { data, info } = await sharp(await answer.arrayBuffer())
       .ensureAlpha()
       .raw()
@@ -128,8 +130,8 @@ describe('the playground', { skip: noBrowser }, () => {
     return JSON.parse(await page.locator('#snippet').inputValue()).tokens[0]
   }
 
-  async function shows(page: Page, id: string, tokens: number[]): Promise<void> {
-    const [found, wanted] = [await pixels(page, id), await decode(tokens)]
+  async function shows(page: Page, id: string, tokens: number[], base = service.base): Promise<void> {
+    const [found, wanted] = [await pixels(page, id), await decode(tokens, base)]
     assert.equal(psnr(found, wanted), Number.POSITIVE_INFINITY, `#${id} shows something else`)
   }
 
@@ -472,7 +474,8 @@ describe('the playground', { skip: noBrowser }, () => {
       return page.evaluate(() => navigator.clipboard.readText())
     }
     const { model, length, tokens: rows } = JSON.parse(await copied('JSON'))
-    assert.deepEqual([model, length, rows], [backend.inference.info.model, 32, [tokens]])
+    const info = (await (await fetch(`${service.base}/info`)).json()) as Info
+    assert.deepEqual([model, length, rows], [info.model, 32, [tokens]])
     assert.ok((await copied('NumPy')).includes(`np.array([${tokens.join(', ')}], dtype=np.uint16)`))
 
     const folder = await mkdtemp(join(tmpdir(), 'playground-'))
@@ -676,41 +679,69 @@ describe('the playground', { skip: noBrowser }, () => {
     }
   })
 
-  for (const [kind, hint] of [
-    [{ kind: 'parallel', prefixes: false }, /side by side, in no order/],
-    [{ kind: 'causal', prefixes: false }, /takes whole sequences only/],
-  ] as const) {
-    test(`a ${kind.kind} model whose prefixes do not decode has no slider but a hint`, async () => {
-      const page = await newPage()
-      const lengths = new Set<number>()
-      // What such a service says of itself; all else is this one's.
-      await page.route('**/info', async (route) => {
-        const response = await route.fetch()
-        await route.fulfill({ response, json: { ...(await response.json()), ...kind } })
-      })
-      page.on('request', (request) => {
-        if (!request.url().includes('/decode')) return
-        for (const { length } of (request.postDataJSON() as { tokens: number[][] }).tokens) lengths.add(length)
-      })
-      await page.goto(service.base)
-      await decoded(page)
-      await says(page.locator('#no-prefix'), hint)
-      assert.equal(await page.getByRole('slider', { name: 'Tokens shown' }).count(), 0)
-      assert.equal(await page.getByRole('button', { name: 'Play' }).count(), 0)
-      const tokens = await offered(page)
-      await shows(page, 'picture', tokens)
-      await cell(page, 7).hover()
-      await says(page.locator('#change-note'), /from another id$/)
-      const other = await decode(tokens.with(7, ((tokens[7] as number) + 2048) % 4096))
-      assert.deepEqual((await pixels(page, 'change')).data, difference(other, await decode(tokens)).data)
-      await cell(page, 7).click()
-      await page.getByRole('button', { name: 'Another id' }).click()
-      await decoded(page)
-      await shows(page, 'picture', await offered(page))
-      assert.deepEqual([...lengths], [LENGTH])
-      assert.deepEqual(await violations(page), [])
-    })
+  /** Does something on a service of another bundle. */
+  async function onBundle(name: 'parallel' | 'state' | 'whole', act: (other: Service, info: Info) => Promise<void>) {
+    const another = await startBackend({ model: tinyBundle(name) })
+    const other = await listen(another)
+    try {
+      await act(other, (await (await fetch(`${other.base}/info`)).json()) as Info)
+    } finally {
+      for (const page of opened) await page.goto('about:blank')
+      await other.http.close()
+      await another.inference.close()
+    }
   }
+
+  for (const [name, hint] of [
+    ['parallel', /side by side, in no order/],
+    ['whole', /takes whole sequences only/],
+  ] as const) {
+    test(`the bundle ${name}, whose prefixes do not decode, has no slider but a hint`, () =>
+      onBundle(name, async ({ base }, info) => {
+        const page = await newPage()
+        const lengths = new Set<number>()
+        page.on('request', (request) => {
+          if (!request.url().includes('/decode')) return
+          for (const { length } of (request.postDataJSON() as { tokens: number[][] }).tokens) lengths.add(length)
+        })
+        await page.goto(base)
+        await decoded(page)
+        await says(page.locator('#no-prefix'), hint)
+        assert.equal(await page.getByRole('slider', { name: 'Tokens shown' }).count(), 0)
+        assert.equal(await page.getByRole('button', { name: 'Play' }).count(), 0)
+        const tokens = await offered(page)
+        await shows(page, 'picture', tokens, base)
+        await cell(page, 1).hover()
+        await says(page.locator('#change-note'), /from another id$/)
+        const { size } = info.codebook
+        const other = await decode(tokens.with(1, ((tokens[1] as number) + size / 2) % size), base)
+        assert.deepEqual((await pixels(page, 'change')).data, difference(other, await decode(tokens, base)).data)
+        await cell(page, 1).click()
+        await page.getByRole('button', { name: 'Another id' }).click()
+        await decoded(page)
+        await shows(page, 'picture', await offered(page), base)
+        assert.deepEqual([...lengths], [info.length])
+        assert.deepEqual(await violations(page), [])
+      }))
+  }
+
+  test('a bundle of other sizes whose prefixes decode has a slider over its length', () =>
+    onBundle('state', async ({ base }, info) => {
+      assert.ok(info.length !== LENGTH && info.imageSize !== 128)
+      const page = await newPage()
+      await page.goto(base)
+      await decoded(page)
+      await says(page.locator('#count'), new RegExp(`^${info.length} / ${info.length}$`))
+      const tokens = await offered(page)
+      assert.equal(tokens.length, info.length)
+      await slide(page, '#shown', 2)
+      await decoded(page)
+      await shows(page, 'picture', tokens.slice(0, 2), base)
+      await page.locator('#mixed').scrollIntoViewIfNeeded()
+      await says(page.locator('#tail-title'), /^Fig$/)
+      await slide(page, '#cut', 1)
+      await says(page.locator('#mixed-note'), /^cut at 1$/)
+    }))
 
   test('everything is done by keyboard alone', async () => {
     const page = await openPage()

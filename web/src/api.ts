@@ -2,8 +2,8 @@ import type { components } from '../../src/http/openapi.d.ts'
 import { contextOf } from './canvas.ts'
 import type { Picture } from './pixels.ts'
 
-/** What is served. A server that says neither `kind` nor `prefixes` serves ordered tokens of which any prefix decodes. */
-export type Info = components['schemas']['Info'] & { kind?: 'causal' | 'parallel'; prefixes?: boolean }
+/** What is served. */
+export type Info = components['schemas']['Info']
 type Problem = components['schemas']['Problem']
 type Tokens = components['schemas']['Tokens']
 type DecodedImages = components['schemas']['DecodedImages']

@@ -57,7 +57,7 @@ export class Stage {
     this.#info = info
     this.#notice = notice
     this.#onChange = onChange
-    this.#grows = info.prefixes !== false && info.kind !== 'parallel'
+    this.#grows = info.prefixes && info.kind === 'causal'
     this.#strip = new Strip(byId('strip', HTMLElement), {
       onPeek: (position) => this.#peek(position),
       onPick: (position, byKey) => this.#pick(position, byKey),
