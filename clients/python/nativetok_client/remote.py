@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nativetok_client.aio import AsyncTokenizer
 from nativetok_client.info import Info
 from nativetok_client.items import Images, Pixels, Rows, Tokens
+from nativetok_client.service import tls
 from nativetok_client.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ class RemoteTokenizer(Tokenizer):
 
     def __init__(self, url: str, api_key: str | None, *, concurrency: int, patience: float):
         """Use `Tokenizer.connect`."""
+        tls()  # here, so that the thread has nothing of OpenSSL's to give back when it ends
         self._loop = _Loop()
         try:
             connecting = AsyncTokenizer.connect(url, api_key, concurrency=concurrency, patience=patience)

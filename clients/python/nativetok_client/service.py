@@ -4,10 +4,12 @@ import asyncio
 import itertools
 import json
 import random
+import ssl
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +29,16 @@ SPARE_SECONDS = 15.0
 """Over the service's own deadline, which it keeps itself: who waits longer waits for nobody."""
 
 
+@cache
+def tls() -> ssl.SSLContext:
+    """What connections by TLS trust; made once in a process and those forked from it.
+
+    It takes OpenSSL's locks, which a thread that is just ending may hold when a process forks: a data loader's worker
+    that made its own then waited for ever.
+    """
+    return httpx.create_ssl_context()
+
+
 class Service:
     """Sends requests, a bounded number at once, again where they were turned away or broke off."""
 
@@ -43,6 +55,7 @@ class Service:
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/") + "/",
             headers=headers,
+            verify=tls(),
             timeout=httpx.Timeout(CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
         )

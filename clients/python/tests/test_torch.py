@@ -2,10 +2,12 @@
 
 import io
 import pickle
+import ssl
 import tarfile
 import threading
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -133,3 +135,15 @@ def test_a_collate_function_tokenizes_the_batches_of_any_data_set(
     assert np.array_equal(collate(PHOTOS[:2]), known[:2, :LENGTH]), "images without labels give tokens alone"
     again = pickle.loads(pickle.dumps(collate))
     assert np.array_equal(again(PHOTOS[:2]), known[:2, :LENGTH])
+
+
+def test_a_forked_worker_makes_nothing_that_takes_openssl_s_locks(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that was ending while the process forked may have held one: the worker would wait for ever."""
+    dataset = TokenDataset(PHOTOS[:4], service.url, LENGTH)
+    made: list[object] = []
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda *_, **__: made.append(1))
+    monkeypatch.setattr(ssl, "create_default_context", lambda *_, **__: made.append(1))
+    assert len(list(dataset)) == 4
+    assert made == []
