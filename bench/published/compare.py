@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NODE = HERE / "../../node_modules/.bin/node"
+NODE = HERE / "../../bin/node"
 
 
 class Worker:

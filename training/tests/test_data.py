@@ -10,7 +10,7 @@ from nativetok.data import prepare
 ROOT = Path(__file__).parents[2]
 CROPS = sorted((ROOT / "test/fixtures/crops").glob("*.png"))
 PHOTO = ROOT / "test/fixtures/photos/full/drum.jpg"
-NODE = ROOT / "node_modules/.bin/node"
+NODE = ROOT / "bin/node"
 SERVICE = """
 import { readFileSync } from 'node:fs'
 import { decodeImage } from './src/formats/decode-image.ts'
