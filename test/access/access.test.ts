@@ -185,7 +185,7 @@ test('every answer has the security headers, and the policy of a page lets it lo
 test('a client that asks too often gets 429 until the minute is over; others and probes do not', async () => {
   const file = join(folder, 'clients')
   await writeFile(file, 'a key-a1\na key-a2\nb key-b\n')
-  const expected = { status: 429, kind: 'rate-limited', detail: /more than 3 requests a minute/ }
+  const expected = { status: 429, kind: 'rate-limited', detail: /more than 3 requests per minute/ }
   await serving({ apiKeysFile: file, rateLimit: 3 }, async (service) => {
     const info = (key: string) => get(service, '/info', { 'x-api-key': key })
     const first = await info('key-a1')

@@ -120,7 +120,7 @@ test('colour that libvips reads as another is refused by name', async () => {
     [8, 3, /CIE L\*a\*b\* colour/],
     [9, 3, /ICC L\*a\*b\* colour/],
     [10, 3, /ITU L\*a\*b\* colour/],
-    [6, 3, /YCbCr colour of subsampling 1 by 1/],
+    [6, 3, /YCbCr colour with 1 by 1 subsampling/],
     [32844, 1, /Log L colour/],
     [4, 1, /transparency mask/],
     [777, 3, /unknown colour space/],

@@ -68,7 +68,7 @@ test('what is no photo is refused', async () => {
     [fixture('formats/drawing-named.png'), 'unsupported', /SVG/],
     [Buffer.from('%PDF-1.7\n'), 'unsupported', /PDF/],
     [fixture('formats/truncated.jpg'), 'undecodable', /cut off/],
-    [fixture('formats/text.txt'), 'unknown-format', /no image/],
+    [fixture('formats/text.txt'), 'unknown-format', /not an image/],
     [fixture('formats/cat.png').subarray(0, 40), 'undecodable', /cannot be decoded/],
     [Buffer.alloc(0), 'undecodable', /empty/],
   ]

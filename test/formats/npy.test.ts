@@ -27,7 +27,7 @@ test('the same tokens are read from every integer type and format version', () =
 test('what would be misread is refused', () => {
   const refused: [string, RegExp][] = [
     ['tokens-object', /Python objects/],
-    ['tokens-truncated', /announces 512 bytes of data and 412 follow/],
+    ['tokens-truncated', /announces 512 bytes of data, but 412 follow/],
   ]
   for (const [name, message] of refused) assert.throws(() => load(name), { constructor: NpyError, message })
   assert.throws(() => integers(load('tokens-float64')), { constructor: NpyError, message: /integer type, not f8/ })
@@ -120,7 +120,7 @@ test('headers that announce what cannot be are refused', () => {
     ['a product of nothing and the infinite', announcing('<u2', `0, ${'9'.repeat(400)}`), /impossible/],
     ['a negative dimension', announcing('<u2', '-1, 4'), /plain array/],
     ['65 dimensions', announcing('|u1', '1, '.repeat(65), 1), /impossible/],
-    ['more than follows', announcing('|u1', '4000000000,', 3), /announces 4000000000 bytes of data and 3 follow/],
+    ['more than follows', announcing('|u1', '4000000000,', 3), /announces 4000000000 bytes of data, but 3 follow/],
     ['a header larger than NumPy reads', announcing('|u1', `${' '.repeat(10_000)}1`, 1, 2), /header is larger/],
   ]
   for (const [what, file, message] of refused)

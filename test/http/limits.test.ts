@@ -127,7 +127,7 @@ test('too many bytes in flight', () =>
 
 test('a full queue refuses at once and admits when there is room', () =>
   serving({}, async (service) => {
-    const expected = { status: 503, kind: 'overloaded', detail: /bound of 64/ }
+    const expected = { status: 503, kind: 'overloaded', detail: /limit of 64/ }
     const all = backend.inference.reserve(queueLimit)
     await problem(expected, 'POST', '/encode', post(service, '/encode', formOf(photos)))
     await problem(expected, 'POST', '/decode', post(service, '/decode', '{"tokens":[1]}', asJson))

@@ -55,7 +55,7 @@ test('a length other than the whole is refused with the reason', async () => {
   const whole = await post('/encode?length=4', cat, asJpeg)
   assert.equal(((await whole.json()) as { length: number }).length, 4)
   const detail = await detailOf(post('/encode?length=3', cat, asJpeg), 400)
-  assert.equal(detail, "query.length is 3; this model's tokens have no order, so only all 4 together have a meaning")
+  assert.equal(detail, "query.length is 3; this model's tokens have no order, so it must be 4")
   assert.match(await detailOf(post('/encode?length=5', cat, asJpeg), 400), /length must be <= 4$/)
 })
 
@@ -68,7 +68,7 @@ test('less than a whole sequence is refused with the row and the reason', async 
       ]),
       422,
     ),
-    'row 1 has 3 tokens; this model decodes whole sequences of 4 only',
+    'row 1 has 3 tokens; this model decodes only whole sequences of 4',
   )
   assert.match(await detailOf(decode([1, 2, 3, 4, 5]), 422), /^the sequence has 5 tokens; it must have 4$/)
   assert.match(await detailOf(decode([1, 2, 3, 16]), 422), /token ids must be 0 to 15$/)

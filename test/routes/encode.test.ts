@@ -176,7 +176,7 @@ test('what is not an image that the service takes', async () => {
   const undecodable = { status: 422, kind: 'undecodable-image', item: 0 }
   const unsupported = { status: 415, kind: 'unsupported-type' }
   const svg = fixture('formats/drawing.svg')
-  await refused({ ...undecodable, detail: /no image/ }, post(formOf([fixture('formats/text.txt')])))
+  await refused({ ...undecodable, detail: /not an image/ }, post(formOf([fixture('formats/text.txt')])))
   await refused({ ...undecodable, detail: /empty/ }, post(formOf([Buffer.alloc(0)])))
   await refused({ ...unsupported, detail: /SVG/, item: 1 }, post(formOf([...photos.slice(0, 1), svg])))
   await refused({ ...unsupported, detail: /SVG/, item: 0 }, post(svg, { 'content-type': 'image/png' }))
