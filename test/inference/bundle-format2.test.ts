@@ -66,11 +66,7 @@ const changes: Record<string, [bundle: 'parallel' | 'state' | 'whole', change: o
     { tokens: { length: 4, stages: [2, 4] } },
     /a parallel bundle must have one stage, not \[2,4\]$/,
   ],
-  'of a parallel model that hands over ids': [
-    'parallel',
-    { handover: 'ids' },
-    /parallel cannot have handover ids/,
-  ],
+  'of a parallel model that hands over ids': ['parallel', { handover: 'ids' }, /parallel cannot have handover ids/],
   'of a parallel model with latents': [
     'parallel',
     { latents: { count: 1, width: 1 } },

@@ -116,7 +116,10 @@ for (const file of Object.keys(manifest.files)) {
     await unlink(join(folder, file))
     await refused(readBundle(folder), new RegExp(`^${name}: cannot be read \\(ENOENT`))
     await put(folder, file, bytes.subarray(0, bytes.length - 1))
-    await refused(readBundle(folder), new RegExp(`^${name}: sha256 is [0-9a-f]{64}, but the manifest says [0-9a-f]{64}$`))
+    await refused(
+      readBundle(folder),
+      new RegExp(`^${name}: sha256 is [0-9a-f]{64}, but the manifest says [0-9a-f]{64}$`),
+    )
     bytes.writeUInt8(bytes.readUInt8(bytes.length >> 1) ^ 1, bytes.length >> 1)
     await put(folder, file, bytes)
     await refused(readBundle(folder), new RegExp(`^${name}: sha256 is`))

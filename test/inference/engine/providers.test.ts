@@ -96,7 +96,12 @@ const failures: [what: string, platform: string, loadError: string, sentence: Re
   ],
   ['cuBLAS', 'linux x64', noFile('libcublasLt.so.12'), /^libcublasLt\.so\.12 is not found; CUDA 12 and cuDNN 9 must/],
   ['a device', 'linux x64', addon, /^encoder\.onnx: invalid device ordinal; .* driver for CUDA 12, and --devices must/],
-  ['a build for this machine', 'darwin arm64', noFile(library), /supports CUDA only on Linux x86-64, not on darwin arm64$/],
+  [
+    'a build for this machine',
+    'darwin arm64',
+    noFile(library),
+    /supports CUDA only on Linux x86-64, not on darwin arm64$/,
+  ],
 ]
 for (const [what, platform, loadError, sentence] of failures) {
   test(`where CUDA lacks ${what}, the reason says so and what to do`, () => {
