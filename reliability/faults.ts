@@ -243,7 +243,7 @@ async function clockJumps(): Promise<Finding[]> {
         await secondsUntil(() => traffic.tally.right >= before + 2 * CLIENTS, HEAL_SECONDS)
         seen.push(Math.round((Number(service.lines.at(-1)?.time) - Date.now()) / DAY_MS))
       }
-      const restarts = service.said('engine ended, starting another')
+      const restarts = service.said('engine ended, starting a replacement')
       const tally = await traffic.stop()
       const kept = isClean(tally) && traffic.failed === 0 && restarts === 0 && seen.join() === '1,-1,0'
       const figure = `${inWords(tally)}; ${restarts} engines replaced; its log was ${seen.join(', ')} days off`

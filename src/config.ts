@@ -1,14 +1,14 @@
 import { isIP } from 'node:net'
 import { Command, InvalidArgumentError, Option } from 'commander'
 
-/** What is open to everyone unless a setting closes it. */
+/** What needs no key unless a setting says so. */
 export type Guardable = 'health' | 'metrics'
 
 interface Setting {
   /** Long flag; the environment variable is derived from it. */
   flag: string
   value: string
-  /** What a person would write; absent where unset means something. */
+  /** As a person would write it; absent if "unset" has a meaning of its own. */
   default?: string
   about: string
   parse: (text: string) => unknown
@@ -247,7 +247,7 @@ function option(name: string, setting: Setting, env: NodeJS.ProcessEnv): Option 
   const option = new Option(`${setting.flag} <${setting.value}>`, setting.about)
   option.attributeName = () => name
   option.argParser((text: string) => setting.parse(text))
-  // Commander reads process.env alone; a default of ours is what a test or an embedder can replace.
+  // Commander reads only process.env; with defaults set here, tests can pass another environment.
   const given = env[variable(setting)]
   const text = given ?? setting.default
   option.description += ` [${variable(setting)}]`
@@ -309,7 +309,7 @@ function integerList(text: string): number[] {
   if (!/^\d{1,3}(,\d{1,3})*$/.test(text))
     throw new InvalidArgumentError('It must be a list of device numbers, for example 0,1.')
   const list = text.split(',').map(Number)
-  if (new Set(list).size !== list.length) throw new InvalidArgumentError('It must not name a device twice.')
+  if (new Set(list).size !== list.length) throw new InvalidArgumentError('It must not list a device twice.')
   return list
 }
 

@@ -12,7 +12,7 @@ import { endGracefully } from './shutdown.ts'
 
 await main()
 
-/** Reads the configuration and starts inference and HTTP. If it cannot serve, it prints one sentence and exits with 1. */
+/** Reads the configuration and starts inference and HTTP. If it cannot start, it prints one sentence and exits with 1. */
 async function main(): Promise<void> {
   let inference: Inference | undefined
   try {
@@ -81,7 +81,7 @@ function sentenceOf(error: unknown): string {
   return error.message
 }
 
-/** A line to paste into a shell. */
+/** A command to paste into a shell. */
 function exampleOf(config: Config, { address, port, family }: AddressInfo): string {
   const host = ['0.0.0.0', '::'].includes(address) ? 'localhost' : family === 'IPv6' ? `[${address}]` : address
   const keyed = config.apiKey !== undefined || config.apiKeysFile !== undefined

@@ -5,7 +5,7 @@ import type { Contract } from './http/contract.ts'
 import type { Inference } from './inference/inference.ts'
 import type { Metrics } from './observability/metrics.ts'
 
-/** What the routes work with. */
+/** What the routes use. */
 export interface Services {
   config: Config
   apiKeys: ApiKeys

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 
-// npm forwards a signal that its whole process group has already received. Such a repetition is not a second request.
+// npm forwards a signal that its whole process group has already received. Such a repeat is not a second request.
 const SAME_REQUEST_MS = 3000
 
 /** Why the process ends: a signal, or an error that nothing caught. */
@@ -20,21 +20,21 @@ export function endGracefully(log: FastifyBaseLogger, end: (cause: Cause) => Pro
     end(cause).then(
       () => process.exit('error' in cause ? 1 : 0),
       (error) => {
-        log.error({ err: error }, 'could not end gracefully')
+        log.error({ err: error }, 'could not shut down gracefully')
         process.exit(1)
       },
     )
   }
   const fail = (error: unknown) => {
     if (began === undefined) return begin({ error })
-    log.fatal({ err: error }, 'failed while ending')
+    log.fatal({ err: error }, 'failed while shutting down')
     process.exit(1)
   }
   for (const signal of ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM'] as const) {
     process.on(signal, () => {
       if (began === undefined) return begin({ signal })
       if (signal !== 'SIGINT' || performance.now() - began < SAME_REQUEST_MS) return
-      log.warn('interrupted again: ending at once')
+      log.warn('interrupted again: exiting at once')
       process.exit(1)
     })
   }

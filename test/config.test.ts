@@ -26,7 +26,7 @@ test('defaults', () => {
   })
 })
 
-test('a flag goes before the environment, the environment before the default', () => {
+test('flags override the environment, and the environment overrides the defaults', () => {
   const env = {
     NATIVETOK_PORT: '9000',
     NATIVETOK_MAX_BATCH: '8',
@@ -110,7 +110,7 @@ test('--help lists every flag, its variable and its default', (t) => {
   }
 })
 
-test('the guide has the table of settings that the code has', () => {
+test('the guide has the same table of settings as the code', () => {
   const guide = readFileSync(new URL('../docs/configuration.md', import.meta.url), 'utf8')
   // Formatters pad the columns of a table.
   const plain = (markdown: string) => markdown.replaceAll(/ +/g, ' ').replaceAll(/-{3,}/g, '---')

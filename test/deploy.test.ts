@@ -16,7 +16,7 @@ interface Dashboard {
 interface Manifest {
   kind: string
   metadata: { name: string }
-  // Kubernetes' own, of which the tests read a few fields.
+  // The few fields of Kubernetes objects that the tests read.
   spec: Record<string, unknown>
 }
 interface Pod {
@@ -48,7 +48,7 @@ after(async () => {
   await backend.inference.close()
 })
 
-test('alerts and dashboard name metrics and labels that there are', async () => {
+test('alerts and dashboard use existing metrics and labels', async () => {
   await fetch(`${service.base}/nowhere`)
   const served = await (await fetch(`${service.base}/metrics`)).text()
   const types = new Map([...served.matchAll(/^# TYPE (\S+) (\S+)$/gm)].map(([, name, type]) => [name, type]))
@@ -86,7 +86,7 @@ test('the guide to operations explains every alert and every metric', async () =
   }
 })
 
-test('the Kubernetes manifests set what there is to set, probe what answers and give time to end', async () => {
+test('the Kubernetes manifests use existing settings and probes, and give time to shut down', async () => {
   const [deployment, ...others] = manifests()
   assert.deepEqual(
     others.map(({ kind }) => kind),
@@ -112,7 +112,7 @@ test('the Kubernetes manifests set what there is to set, probe what answers and 
   assert.ok(settingOf('NATIVETOK_API_KEYS_FILE')?.startsWith(`${mounts[0]?.mountPath}/`))
 })
 
-test('the Kubernetes manifests grant the container nothing', () => {
+test('the Kubernetes manifests grant the container no privileges', () => {
   const pod = podOf(manifests()[0])
   assert.deepEqual([pod.automountServiceAccountToken, pod.enableServiceLinks], [false, false])
   assert.equal(pod.securityContext.runAsNonRoot, true)

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 
 const src = fileURLToPath(new URL('../src', import.meta.url))
 
-/** From the ground up. A module imports from its own layer and from those that its layer names, types included. */
+/** From the bottom up. A module may import from its own layer and from those that its layer lists, types included. */
 const layers: Record<string, string[]> = {
   formats: [],
   inference: [],
@@ -39,14 +39,14 @@ test('every module imports from its own layer or from a lower one', () => {
   for (const [file, paths] of imports) {
     const layer = layerOf(file)
     const allowed = layers[layer]
-    assert.ok(allowed, `${file} is in no layer: name it in ${relative(process.cwd(), import.meta.filename)}`)
+    assert.ok(allowed, `${file} is not in any layer: add it in ${relative(process.cwd(), import.meta.filename)}`)
     for (const path of paths) {
       assert.ok(layerOf(path) === layer || allowed.includes(layerOf(path)), `${file} must not import ${path}`)
     }
   }
 })
 
-test('no module imports itself by way of others', () => {
+test('no module imports itself through others', () => {
   const done = new Set<string>()
   const visit = (file: string, way: string[]) => {
     assert.ok(!way.includes(file), `a circle: ${[...way, file].join(' -> ')}`)

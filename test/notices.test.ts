@@ -8,7 +8,7 @@ interface Package {
   license?: string
 }
 
-/** What is distributed with the service, on any platform. */
+/** The packages distributed with the service, on any platform. */
 async function productionPackages(): Promise<Package[]> {
   const lock: { packages: Record<string, { version: string; license?: string; dev?: boolean }> } = JSON.parse(
     await readFile('package-lock.json', 'utf8'),
@@ -31,9 +31,9 @@ test('NOTICE.md names every production dependency, its version and its licence',
   assert.deepEqual(missing, [], 'NOTICE.md holds the command that lists them')
 })
 
-test('production dependencies have licences under which they may be distributed with the service', async () => {
+test('production dependencies have licences that allow distribution with the service', async () => {
   const permissive = ['0BSD', 'Apache-2.0', 'BSD-2-Clause', 'BSD-3-Clause', 'BlueOak-1.0.0', 'CC0-1.0', 'ISC', 'MIT']
-  // libvips, a shared library that whoever receives it may replace: NOTICE.md says so.
+  // libvips is a shared library that its recipient may replace, as NOTICE.md says.
   const allowed = (name: string) => (name.startsWith('@img/sharp-') ? [...permissive, 'LGPL-3.0-or-later'] : permissive)
   const refused = (await productionPackages()).filter(({ name, license = '' }) => {
     const alternatives = license.replaceAll(/[()]/g, '').split(' OR ')

@@ -51,7 +51,7 @@ async function outcome(...args: string[]) {
   return { code, stdout, stderr }
 }
 
-test('it says what it serves and a line to try, and drains on SIGTERM', async () => {
+test('it logs what it serves and a command to try, and drains on SIGTERM', async () => {
   const server = await start('--drain-delay', '3')
   try {
     const { lines, base, said } = server
@@ -62,7 +62,7 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
     const answer = await fetch(url, { method: 'POST', body: formOf([fixture(file)]) })
     assert.equal(((await conforming('POST', '/encode', answer)) as Tokens).tokens[0]?.length, 32)
 
-    // A body that fails before anybody reads it must not take the process with it.
+    // A body that fails before it is read must not end the process.
     const broken = { method: 'POST', body: 'x', headers: { 'content-type': 'multipart/form-data' } }
     assert.equal((await fetch(`${base}/encode`, broken)).status, 400)
 
@@ -87,7 +87,7 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
     await encode(base)
     assert.deepEqual(await server.exit, [0, null])
     assert.ok(!isAlive(server.engine))
-    // What a request brought is not in the log, and what it cost is.
+    // The log has the cost of a request, but not its content.
     assert.ok(lines.every((line) => JSON.stringify(line).length < 2000))
     assert.ok(lines.some((line) => line.url === '/encode?length=32' && line.status === 200 && line.images === 1))
   } finally {
@@ -95,8 +95,8 @@ test('it says what it serves and a line to try, and drains on SIGTERM', async ()
   }
 })
 
-test('what was accepted is finished after the listener has closed', async () => {
-  // A second engine would answer in place of the stopped one.
+test('accepted requests are finished after the listener has closed', async () => {
+  // A second engine would answer instead of the stopped one.
   const server = await start('--drain-delay', '0', '--engines', '1')
   try {
     const { base, engine } = server
@@ -123,10 +123,10 @@ test('what was accepted is finished after the listener has closed', async () => 
   }
 })
 
-test('signals to the whole process group under npm, which passes them on again, lose no accepted request', async () => {
+test('signals to the whole process group under npm, which repeats them, lose no accepted request', async () => {
   for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     const flags = ['--model', BUNDLE, '--provider', 'cpu', '--port', '0', '--engines', '1', '--drain-delay', '2']
-    // A group of its own, as a terminal or a supervisor makes one.
+    // Its own process group, like those of a terminal or a supervisor.
     const npm = spawn('npm', ['start', '--', ...flags], {
       cwd: root,
       stdio: ['ignore', 'pipe', 'ignore'],
@@ -171,7 +171,7 @@ test('Ctrl-C pressed again after some seconds ends it at once', async () => {
   }
 })
 
-test('a connection that has sent nothing does not keep the process', async () => {
+test('a connection that has sent nothing does not keep the process alive', async () => {
   const server = await start('--drain-delay', '0')
   const socket = createConnection(Number(new URL(server.base).port), '127.0.0.1').on('error', () => {})
   try {
@@ -184,7 +184,7 @@ test('a connection that has sent nothing does not keep the process', async () =>
   }
 })
 
-test('what keeps it from serving is one sentence and exit code 1', async () => {
+test('an error at startup is one sentence and exit code 1', async () => {
   const other = createServer().listen(0, '127.0.0.1')
   await once(other, 'listening')
   const port = `${(other.address() as AddressInfo).port}`
@@ -202,7 +202,7 @@ test('what keeps it from serving is one sentence and exit code 1', async () => {
   other.close()
 })
 
-test('--help is printed and ends well', async () => {
+test('--help is printed with exit code 0', async () => {
   const { code, stdout, stderr } = await outcome('--help')
   assert.deepEqual([code, stderr], [0, ''])
   assert.match(stdout, /--drain-delay/)

@@ -10,7 +10,7 @@ import { promisify } from 'node:util'
 const root = join(import.meta.dirname, '..')
 let folder: string
 
-/** What start.sh starts, with a `node` in its place that says what it was given. */
+/** What start.sh runs, observed with a fake `node` that prints its arguments and environment. */
 async function started(flags: string[], env: Record<string, string> = {}) {
   const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX, ...rest } = process.env
   const path = [folder, process.env.PATH].join(delimiter)
@@ -28,14 +28,14 @@ before(async () => {
   await writeFile(join(folder, 'say.cjs'), say)
   await writeFile(join(folder, 'node'), `#!/bin/sh\nexec "${process.execPath}" "${folder}/say.cjs" "$@"\n`)
   await chmod(join(folder, 'node'), 0o755)
-  // Without node_modules the script takes the node on the path.
+  // Without node_modules the script uses the node on the path.
   await mkdir(join(folder, 'app/src'), { recursive: true })
   for (const file of ['start.sh', 'bin/node', 'src/server.ts']) await cp(join(root, file), join(folder, 'app', file))
 })
 
 after(() => rm(folder, { recursive: true }))
 
-test('it starts the server with the flags as they are, and node with flags it knows', async () => {
+test('it passes the flags to the server unchanged, and node gets flags that it knows', async () => {
   const { argv } = await started(['--port', '80 80', ''])
   const server = argv.findIndex((argument) => existsSync(argument))
   assert.match(argv[server] ?? '', /server\.ts$/)
@@ -43,7 +43,7 @@ test('it starts the server with the flags as they are, and node with flags it kn
   await promisify(execFile)(process.execPath, [...argv.slice(0, server), '--eval', ''])
 })
 
-test('jemalloc is loaded, with its settings, where there is one', async () => {
+test('jemalloc is loaded with its settings if it is installed', async () => {
   const { preload, jemalloc, arenas } = await started([])
   assert.equal(arenas, '2')
   if (preload === '') return assert.equal(jemalloc, '')
@@ -51,7 +51,7 @@ test('jemalloc is loaded, with its settings, where there is one', async () => {
   assert.match(jemalloc, /thp:always/)
 })
 
-test('what was set before stays', async () => {
+test('existing settings stay', async () => {
   const { preload: alone } = await started([])
   const library = '/lib/nowhere.so'
   const set = await started([], { LD_PRELOAD: library, MALLOC_CONF: 'narenas:1', MALLOC_ARENA_MAX: '7' })
@@ -59,7 +59,7 @@ test('what was set before stays', async () => {
   assert.deepEqual([set.jemalloc, set.arenas], ['narenas:1', '7'])
 })
 
-test('the node that npm installed goes before the one on the path', async () => {
+test('the node that npm installed takes precedence over the one on the path', async () => {
   const { stdout } = await promisify(execFile)(join(root, 'bin/node'), ['--version'], {
     env: { PATH: '/usr/bin:/bin' },
   })

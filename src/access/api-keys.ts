@@ -7,7 +7,7 @@ import { isApiKey } from '../config.ts'
 const POLL_MS = 1000
 
 interface Key {
-  /** Who holds it. Someone can hold several keys, for example while a new one replaces an old one. */
+  /** The key holder's name. A holder can have several keys, for example while a new one replaces an old one. */
   holder: string
   digest: Buffer
 }
@@ -19,7 +19,7 @@ export class ApiKeys {
 
   /**
    * @param options one key, a file of keys, or neither, which lets everyone in
-   * @throws Error with a sentence about the file if it cannot be used
+   * @throws Error with a sentence about the file, if it cannot be used
    */
   constructor(options: { apiKey?: string | undefined; apiKeysFile?: string | undefined }, log: FastifyBaseLogger) {
     const { apiKey, apiKeysFile: file } = options
@@ -50,7 +50,7 @@ export class ApiKeys {
     const given = headers['x-api-key'] ?? /^bearer +(\S+) *$/i.exec(headers.authorization ?? '')?.[1]
     if (typeof given !== 'string') return undefined
     const wanted = digest(given)
-    // All are compared, so that the time taken does not reveal which one matched, if any.
+    // All keys are compared, so that the time taken does not reveal which one matched, if any.
     return this.#keys.filter((key) => timingSafeEqual(key.digest, wanted))[0]?.holder
   }
 
@@ -71,7 +71,7 @@ function readKeys(file: string): Key[] {
     const words = line.trim().split(/\s+/)
     if (words[0] === '' || words[0]?.startsWith('#')) return []
     const [holder, key = ''] = words.length === 1 ? [`line-${index + 1}`, words[0]] : words
-    // No message may show what could be a key.
+    // No message may contain what could be a key.
     if (words.length > 2 || !isApiKey(key) || !/^[\w.:-]{1,64}$/.test(holder as string)) {
       throw new Error(`line ${index + 1} of ${file} is neither \`key\` nor \`name key\``)
     }
@@ -81,7 +81,7 @@ function readKeys(file: string): Key[] {
   return keys
 }
 
-// All of the same length, which timingSafeEqual requires.
+// Digests have the same length, which timingSafeEqual requires.
 function digest(text: string): Buffer {
   return createHash('sha256').update(text).digest()
 }

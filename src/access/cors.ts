@@ -20,7 +20,7 @@ export async function allowOrigins(http: FastifyInstance, origins: string[]): Pr
       ...['RateLimit-Limit', 'RateLimit-Remaining', 'RateLimit-Reset'],
     ],
     maxAge: 600,
-    // It would refuse an OPTIONS that is no preflight, in plain text.
+    // It would refuse an OPTIONS request that is not a preflight, in plain text.
     strictPreflight: false,
   })
 }

@@ -4,12 +4,12 @@ import type { ApiKeys } from './api-keys.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** The name that belongs to the request's API key, if it carries a valid one. */
+    /** The holder of the request's API key, if the key is valid. */
     keyHolder: string | undefined
   }
 }
 
-/** Notes on every request whose key it carries. */
+/** Records the key holder of every request. */
 export function identifyKeyHolders(http: FastifyInstance, apiKeys: ApiKeys): void {
   http.decorateRequest('keyHolder', undefined)
   http.addHook('onRequest', async (request) => {

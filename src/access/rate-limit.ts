@@ -11,10 +11,10 @@ export async function limitRate(http: FastifyInstance, perMinute: number): Promi
     global: false,
     max: perMinute,
     timeWindow: '1 minute',
-    // `RateLimit-*`, as the IETF draft has them.
+    // `RateLimit-*` headers, as in the IETF draft.
     enableDraftSpec: true,
     errorResponseBuilder: (_, { after }) =>
-      new Problem('rate-limited', `more than ${perMinute} requests a minute; try again in ${after}`),
+      new Problem('rate-limited', `more than ${perMinute} requests per minute; try again in ${after}`),
   })
   const byAddress = http.rateLimit({})
   const byKeyHolder = http.rateLimit({ keyGenerator: ({ keyHolder }) => keyHolder as string })

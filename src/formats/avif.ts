@@ -2,32 +2,32 @@ import { colourOf, isSrgb } from './cicp.ts'
 import { profileOf } from './icc.ts'
 import { kindNotTaken, notTaken } from './image-error.ts'
 
-/** What an AVIF is, as far as it decides how the file is decoded. */
+/** The properties of an AVIF that decide how it is decoded. */
 export interface Avif {
-  /** The file, under a brand that libvips knows. */
+  /** The file, with a brand that libvips knows. */
   bytes: Buffer
   /** 10 or 12 bits per sample. */
   deep: boolean
   /** A profile that libvips sees. */
   hasProfile: boolean
-  /** The colour space named by code points alone, where it is not sRGB. */
+  /** The colour space, if code points name it, no profile does, and it is not sRGB. */
   profile?: Buffer
 }
 
 interface Box {
   type: string
-  /** The content without the box's head. */
+  /** The content without the box header. */
   content: Buffer
 }
 
-/** Most boxes within one that are looked at: a still picture of many tiles has a few hundred. */
+/** Maximum number of boxes read in one parent: a still picture of many tiles has a few hundred. */
 const mostBoxes = 4096
-/** Most items whose properties are looked at. */
+/** Maximum number of items whose properties are read. */
 const mostItems = 65_536
-/** Most bytes of the brands. */
+/** Maximum size of the list of brands, in bytes. */
 const mostBrands = 4096
 
-/** Brands that say which codec a file of the HEIF family holds. The others say nothing of it. */
+/** Brands that identify the codec of a HEIF file. Other brands do not. */
 const codecs: Record<string, string> = {
   ...{ heic: 'HEIC', heix: 'HEIC', heim: 'HEIC', heis: 'HEIC', hevc: 'HEIC', hevx: 'HEIC', hevm: 'HEIC', hevs: 'HEIC' },
   ...{ avci: 'HEIF with AVC', avcs: 'HEIF with AVC', jpeg: 'HEIF with JPEG', jpgs: 'HEIF with JPEG' },
@@ -41,15 +41,15 @@ const itemCodecs: Record<string, string> = {
   ...{ vvc1: 'HEIF with VVC', unci: 'HEIF without compression', mski: 'HEIF without compression' },
 }
 
-/** Whether a file is of the family of formats, films included, that begins with a list of its brands. */
+/** Whether a file begins with a list of brands, as HEIF files and MP4 videos do. */
 export function hasBrands(bytes: Buffer): boolean {
   return bytes.toString('latin1', 4, 8) === 'ftyp'
 }
 
 /**
- * Read what a file with brands is. AVIF is told by any of its brands, in whatever position, or by the codec of its items.
+ * Finds out what a file with brands is. It is an AVIF if any of its brands says so, in any position, or the codec of its items.
  *
- * @throws ImageError when it is another format, or when its colour is of a kind that is not taken
+ * @throws ImageError when it is another format, or when its kind of colour is not supported
  */
 export function readAvif(bytes: Buffer): Avif {
   const end = Math.min(bytes.readUInt32BE(0), bytes.length, mostBrands)
@@ -89,8 +89,8 @@ export function readAvif(bytes: Buffer): Avif {
 }
 
 /**
- * libvips goes by the first brand, and takes what is called a sequence for a film even if it is not. Every file that comes
- * here is decoded by its still picture, so the copy is called that and nothing else.
+ * libvips looks at the first brand only, and reads any file with a sequence brand as a video. Every file that gets here is
+ * decoded from its still picture, so the copy gets only the brand for that.
  */
 function underKnownBrand(bytes: Buffer, brands: string[], end: number): Buffer {
   const isKnown = brands[0] === 'avif' && brands.includes('mif1')

@@ -4,7 +4,7 @@ const d65: Chromaticity = [0.3127, 0.329]
 const c: Chromaticity = [0.31, 0.316]
 const smpte170m: Primaries = { white: d65, red: [0.63, 0.34], green: [0.31, 0.595], blue: [0.155, 0.07] }
 
-/** Primaries by their code in ITU-T H.273, table 2. Code 2 is "unspecified", which is taken for sRGB. */
+/** Primaries by their code in ITU-T H.273, table 2. Code 2 is "unspecified", which is treated as sRGB. */
 const primaries: Record<number, Primaries> = {
   1: srgbPrimaries,
   2: srgbPrimaries,
@@ -20,8 +20,8 @@ const primaries: Record<number, Primaries> = {
 }
 
 /**
- * Transfer characteristics by their code in ITU-T H.273, table 3. Those of BT.709 and its kin (1, 6, 14, 15) are taken for
- * sRGB's curve, as browsers show them: writers put them into files whose values are sRGB's.
+ * Transfer characteristics by their code in ITU-T H.273, table 3. Those of BT.709 and its relatives (1, 6, 14, 15) count as
+ * sRGB's curve, as in browsers: writers put them into files whose values are sRGB.
  */
 const transfers: Record<number, Transfer> = {
   ...{ 1: 'srgb', 2: 'srgb', 6: 'srgb', 13: 'srgb', 14: 'srgb', 15: 'srgb' },
@@ -30,7 +30,7 @@ const transfers: Record<number, Transfer> = {
 
 const highDynamicRange: Record<number, string> = { 16: 'PQ', 18: 'HLG' }
 
-/** A colour space by its code points, or what is not taken of it. */
+/** A colour space from its code points, or the name of what is not supported. */
 export function colourOf(
   primariesCode: number,
   transferCode: number,

@@ -10,13 +10,13 @@ import { isTiff, readTiff, tiffSize } from './tiff.ts'
 
 export { ImageError } from './image-error.ts'
 
-/** What to bring images to, and what is too large to open. The rest of the preparation is the bundle format's. */
+/** How to prepare images, and the size limit for opening them. */
 export interface DecodeOptions extends Fit {
   /** The maximum number of pixels of an image, checked in its header before it is decoded. */
   maxPixels: number
 }
 
-// libvips would open SVG, PDF and whatever else it was built with. Only these six are anybody's photos.
+// libvips would also open SVG, PDF and anything else that it was built with. Photos come in these six formats.
 sharp.block({ operation: ['VipsForeignLoad'] })
 sharp.unblock({
   operation: [
@@ -28,27 +28,27 @@ sharp.unblock({
     'VipsForeignLoadTiff',
   ],
 })
-// Images run side by side in the thread pool, so threads inside an image, and memory of past ones, only cost.
+// Images are decoded in parallel in the thread pool, so more threads per image or a cache of past images would only cost.
 sharp.concurrency(1)
 sharp.cache(false)
 
-/** The longest side that libpng opens, and the longest that libvips resizes to. */
+/** The longest side that libpng opens, and the longest that libvips resizes to, in pixels. */
 const [longestSide, longestResized] = [1_000_000, 100_000_000]
 
 /** How a file becomes pixels. */
 type Plan =
-  /** At once, as nearly all do. */
+  /** Directly, like nearly all files. */
   | { way: 'direct'; bytes: Buffer }
-  /** By a PNG of 8 bits in the file's own colour space, without the last band where that is no alpha. */
+  /** Through an 8-bit PNG in the file's own colour space, without the last band if that is not alpha. */
   | { way: 'in 8 bits'; bytes: Buffer; grey: boolean; extraBand: boolean }
-  /** By a PNG of the model's size that has the given profile. */
+  /** Through a PNG of the model's size with the given profile. */
   | { way: 'with a profile'; bytes: Buffer; deep: boolean; profile: Buffer }
   /** From floating-point samples. */
   | { way: 'from floats'; bytes: Buffer; grey: boolean; profile?: Buffer }
 
 /**
- * An image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
- * side resized and the centre cropped as the options say. `docs/images.md` says which kinds are taken and how.
+ * Converts an image file to the pixels the model takes: first frame, EXIF orientation applied, sRGB, alpha flattened, shorter
+ * side resized and the centre cropped as the options say. `docs/images.md` lists what is supported.
  *
  * @returns uint8 [size, size, 3], C order
  * @throws ImageError
@@ -76,7 +76,7 @@ export async function decodeImage(bytes: Buffer, options: DecodeOptions): Promis
   }
 }
 
-/** What is asked of the header, which costs nothing for a JPEG and microseconds for the others. */
+/** Reads the header, which costs nothing for a JPEG and microseconds for the others. */
 function planOf(bytes: Buffer): Plan {
   if (isPng(bytes)) {
     const { deepProfile, grey, bytes: file } = readPng(bytes)
@@ -99,19 +99,19 @@ function planOf(bytes: Buffer): Plan {
 }
 
 /**
- * Fits an intermediate image, so that the steps after it have little to do. Only sharp's own `cover` keeps the depth and
- * the colours of an image as they are.
+ * Resizes an intermediate image early, so that later steps have little to do. Only sharp's own `cover` keeps the depth and
+ * the colours of an image unchanged.
  */
 async function fittedEarly(image: Sharp, options: DecodeOptions): Promise<Sharp> {
   return fitsAsCover(options) ? fitted(image, options) : image
 }
 
-/** What is asked of an intermediate file, which may have more pixels than the limit on what is sent. */
+/** Options for an intermediate file, which may exceed the pixel limit for uploads. */
 function afterFitting(options: DecodeOptions): DecodeOptions {
   return { ...options, maxPixels: Math.max(options.maxPixels, options.size ** 2) }
 }
 
-/** libvips holds the header's dimensions against the limit before it decodes anything. */
+/** libvips checks the dimensions in the header against the limit before it decodes anything. */
 function open(bytes: Buffer, { maxPixels }: DecodeOptions, special: SharpOptions = {}): Sharp {
   return sharp(bytes, { limitInputPixels: maxPixels, failOn: 'error', autoOrient: true, ...special })
 }
@@ -122,10 +122,10 @@ async function toPixels(image: Sharp, options: DecodeOptions): Promise<Buffer> {
 }
 
 /**
- * sharp brings 16-bit RGB that has a profile to Display P3 and ignores the profile of 16-bit grey. It takes every second or
- * fourth band for alpha. What comes out of here is the 8-bit form of the file, which then goes the usual way.
+ * sharp converts 16-bit RGB with a profile to Display P3, ignores the profile of 16-bit grey, and treats every second or
+ * fourth band as alpha. So this makes the 8-bit form of the file, which is then decoded as usual.
  *
- * It keeps its orientation: sharp 0.35.5 frees the profile that it is to keep when it turns a picture upright.
+ * The orientation is not applied here: when sharp 0.35.5 turns a picture upright, it frees the profile it should keep.
  */
 function inEightBits(
   plan: { bytes: Buffer; grey: boolean; extraBand: boolean },
@@ -139,9 +139,9 @@ function inEightBits(
 }
 
 /**
- * Floating-point samples of 0 to 1 as such. libvips would take them for linear light (RGB) or for 0 to 255 (grey).
+ * Decodes floating-point samples from 0 to 1. libvips would read them as linear light (RGB) or as 0 to 255 (grey).
  *
- * @throws ImageError when they go well beyond 0 to 1, so that nobody can know what they mean
+ * @throws ImageError when they go well beyond 0 to 1, because their meaning is then unknown
  */
 async function fromFloats(
   plan: { bytes: Buffer; grey: boolean; profile?: Buffer },
@@ -155,7 +155,7 @@ async function fromFloats(
     .raw({ depth: 'float' })
     .toBuffer({ resolveWithObject: true })
   const samples = new Float32Array(data.buffer, data.byteOffset, data.length / 4)
-  // Resizing itself goes a little beyond.
+  // Resizing itself overshoots a little.
   if (!samples.every((value) => value > -1 && value < 2)) {
     throw kindNotTaken('a TIFF with floating-point samples outside 0 to 1')
   }
@@ -170,7 +170,7 @@ async function fromFloats(
   return decodeImage(withProfile(png, plan.profile), afterFitting(options))
 }
 
-/** Why a file became no pixels. Asked only then: reading a small photo's header by itself is a fifth of decoding it. */
+/** Why decoding failed. Runs only then: reading a small photo's header takes a fifth of the time of decoding it. */
 async function reasonOf(bytes: Buffer, { size, maxPixels }: DecodeOptions): Promise<ImageError> {
   const notDecoded = isJpeg(bytes) ? jpegNotDecoded(bytes) : undefined
   if (notDecoded !== undefined) return kindNotTaken(notDecoded)
@@ -182,7 +182,7 @@ async function reasonOf(bytes: Buffer, { size, maxPixels }: DecodeOptions): Prom
     }
     const [shorter, longer] = [Math.min(width, height), Math.max(width, height)]
     if (longer > longestSide || (longer / shorter) * size > longestResized) {
-      return new ImageError('too-many-pixels', `is too long to be resized: ${width} x ${height} pixels`)
+      return new ImageError('too-many-pixels', `is too long to resize: ${width} x ${height} pixels`)
     }
     return damaged()
   } catch (error) {
@@ -192,7 +192,7 @@ async function reasonOf(bytes: Buffer, { size, maxPixels }: DecodeOptions): Prom
   }
 }
 
-/** libpng and libvips do not open what is too long, so where the header is easily read it is read here. */
+/** libpng and libvips do not open images that are too long, so easy headers are read here. */
 async function sizeOf(bytes: Buffer): Promise<[width: number, height: number]> {
   const told = isPng(bytes) ? pngSize(bytes) : isTiff(bytes) ? tiffSize(bytes) : undefined
   if (told !== undefined) return told

@@ -1,13 +1,13 @@
 const orientationTag = 0x0112
 const prefix = 'Exif\0\0'
-/** Most fields of a directory that are looked at. */
+/** Maximum number of fields read in a directory. */
 const mostFields = 1024
 
 /**
- * How an EXIF block says that the picture is turned and mirrored.
+ * Reads the orientation in an EXIF block: how the picture is rotated and mirrored.
  *
- * @param block with or without the `Exif` that JPEG puts before it
- * @returns 1 (upright, also where nothing is said) to 8
+ * @param block with or without the `Exif` prefix that JPEG adds
+ * @returns 1 (upright, also when there is none) to 8
  */
 export function orientationOf(block: Buffer): number {
   const exif = block.toString('latin1', 0, prefix.length) === prefix ? block.subarray(prefix.length) : block
@@ -26,7 +26,7 @@ export function orientationOf(block: Buffer): number {
   return 1
 }
 
-/** The shortest EXIF block that says no more than an orientation. */
+/** The shortest EXIF block with only an orientation. */
 export function exifOf(orientation: number): Buffer {
   const block = Buffer.alloc(26)
   block.write('MM\0*', 'latin1')

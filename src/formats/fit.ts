@@ -2,17 +2,17 @@ import sharp, { type Sharp } from 'sharp'
 
 /** How an image of any size becomes a square one. The defaults are what sharp itself does. */
 export interface Fit {
-  /** Height and width of the result, in pixels; the shorter side is brought to it, the longer one is cropped. */
+  /** Height and width of the result, in pixels; the shorter side is resized to it, the longer one is cropped. */
   size: number
   /** lanczos3 by default. */
   kernel?: 'lanczos3' | 'bicubic'
-  /** How the longer side becomes a whole number of pixels; `round` by default. */
+  /** How the length of the longer side is rounded; `round` by default. */
   longerSide?: 'round' | 'floor'
   /** How half of an odd excess is rounded when the centre is cropped; `ceil` by default. */
   cropOffset?: 'floor' | 'ceil' | 'half-even'
 }
 
-/** Where an image lies after it was resized: its size, and the first pixel of the square that is kept. */
+/** The size of a resized image, and the first pixel of the square that is kept. */
 export interface Placement {
   width: number
   height: number
@@ -38,14 +38,14 @@ function rounded(value: number, rule: 'floor' | 'ceil' | 'half-even'): number {
   return rule === 'ceil' || down % 2 === 1 ? down + 1 : down
 }
 
-/** Whether this is what sharp's `cover` does, which needs no look at the header first. */
+/** Whether sharp's `cover` does this. It does not need the header first. */
 export function fitsAsCover({ longerSide = 'round', cropOffset = 'ceil' }: Fit): boolean {
   return longerSide === 'round' && cropOffset === 'ceil'
 }
 
 /**
  * Resizes and crops to the centre.
- * @param image opened with `autoOrient`, nothing else done to it yet.
+ * @param image opened with `autoOrient`, and without other operations.
  */
 export async function fitted(image: Sharp, fit: Fit): Promise<Sharp> {
   const { size, kernel = 'lanczos3' } = fit
@@ -54,8 +54,8 @@ export async function fitted(image: Sharp, fit: Fit): Promise<Sharp> {
   }
   const { autoOrient } = await image.metadata()
   const { width, height, left, top } = placementOf(autoOrient.width, autoOrient.height, fit)
-  // Cutting out the whole image first changes nothing but this: a JPEG is decoded in full, not at a fraction of its size,
-  // which would be another kernel than the bundle's.
+  // Cutting out the whole image first changes only one thing: a JPEG is decoded in full, not at a fraction of its size,
+  // which would be a different kernel from the bundle's.
   const whole = image.extract({ left: 0, top: 0, width: autoOrient.width, height: autoOrient.height })
   const resizing = { fit: 'fill', kernel: sharpKernel(kernel) } as const
   if (Math.min(autoOrient.width, autoOrient.height) >= size) {
@@ -71,8 +71,8 @@ export async function fitted(image: Sharp, fit: Fit): Promise<Sharp> {
 }
 
 /**
- * Every second pixel of every second row, from the second on, of uint8 `[2 * size, 2 * size, 3]`. libvips puts an enlarged
- * image half a pixel too far to the right and down; at twice the size, these pixels lie where they should.
+ * Takes every second pixel of every second row, from the second on, of uint8 `[2 * size, 2 * size, 3]`. libvips enlarges an
+ * image half a pixel too far to the right and down; at twice the size, these pixels are in the right place.
  */
 function oddPixels(twice: Buffer, size: number): Buffer {
   const pixels = Buffer.alloc(size * size * 3)
@@ -85,7 +85,7 @@ function oddPixels(twice: Buffer, size: number): Buffer {
   return pixels
 }
 
-/** sharp calls the kernel with a = -0.5 cubic. */
+/** sharp's name for the kernel with a = -0.5 is `cubic`. */
 function sharpKernel(kernel: 'lanczos3' | 'bicubic'): 'lanczos3' | 'cubic' {
   return kernel === 'bicubic' ? 'cubic' : kernel
 }

@@ -1,6 +1,6 @@
-/** Most blocks before the first frame that are looked at. */
+/** Maximum number of blocks read before the first frame. */
 const mostBlocks = 4096
-/** Most sub-blocks of a block: nearly all hold 255 bytes. */
+/** Maximum number of sub-blocks per block: nearly all hold 255 bytes. */
 const mostSubBlocks = 2 ** 20
 
 /** A frame of one transparent pixel. */
@@ -17,10 +17,10 @@ export function isGif(bytes: Buffer): boolean {
 }
 
 /**
- * libvips gives a GIF an alpha channel only where some frame has a transparent colour. Without one, what the first frame
- * leaves uncovered of the canvas becomes black. So such a file gets a second frame that has one.
+ * libvips gives a GIF an alpha channel only if some frame has a transparent colour. Otherwise the part of the canvas that
+ * the first frame does not cover becomes black. So such a file gets a second frame with a transparent colour.
  *
- * @returns the same bytes where the first frame covers the canvas, or where there is no first frame
+ * @returns the same bytes if the first frame covers the canvas, or if there is no first frame
  */
 export function withTransparency(bytes: Buffer): Buffer {
   const u16 = (at: number) => bytes.readUInt16LE(at)
@@ -36,7 +36,7 @@ export function withTransparency(bytes: Buffer): Buffer {
   return Buffer.concat([bytes.subarray(0, end), transparentFrame, bytes.subarray(end)])
 }
 
-/** Where a chain of sub-blocks ends: beyond the file where it is cut off or has too many. */
+/** Where a chain of sub-blocks ends: beyond the file if it is cut off or has too many. */
 function endOfSubBlocks(bytes: Buffer, start: number): number {
   let at = start
   for (let count = 0; bytes[at]; at += 1 + (bytes[at] ?? 0)) {

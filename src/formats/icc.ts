@@ -8,7 +8,7 @@ export interface Primaries {
   blue: Chromaticity
 }
 
-/** From stored values to light: sRGB's curve, or value ** gamma. */
+/** The curve from stored values to linear light: sRGB's, or value ** gamma. */
 export type Transfer = 'srgb' | { gamma: number }
 
 type Triple = [number, number, number]
@@ -27,9 +27,9 @@ const bradford: Matrix = [
 ]
 
 /**
- * An ICC profile of a colour space that a file names in another way, for the library to convert from.
+ * Makes an ICC profile for a colour space that a file names in another way, so that libvips can convert from it.
  *
- * @returns undefined where the primaries are no colour space: no triangle, or a white without light
+ * @returns undefined if the primaries do not form a colour space: no triangle, or a white point without light
  */
 export function profileOf(primaries: Primaries, transfer: Transfer, grey: boolean): Buffer | undefined {
   const columns = adaptedPrimaries(primaries)

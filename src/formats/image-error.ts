@@ -1,4 +1,4 @@
-/** What keeps an image from becoming pixels. `message` continues a sentence that names the image. */
+/** Why an image cannot be decoded. `message` continues a sentence that names the image. */
 export class ImageError extends Error {
   readonly reason: 'undecodable' | 'unknown-format' | 'unsupported' | 'too-many-pixels'
 
@@ -22,7 +22,7 @@ export function kindNotTaken(kind: string): ImageError {
 
 /** Content that matches no known format. */
 export function noImage(): ImageError {
-  return new ImageError('unknown-format', `is no image of a known format; ${supported}`)
+  return new ImageError('unknown-format', `is not an image in a known format; ${supported}`)
 }
 
 /** libvips shares one error text between all threads, so its message may be about another image. */

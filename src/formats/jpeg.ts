@@ -1,11 +1,11 @@
-/** Most markers before the frame that are looked at. */
+/** Maximum number of markers read before the frame. */
 const mostMarkers = 4096
 
 export function isJpeg(bytes: Buffer): boolean {
   return bytes[0] === 0xff && bytes[1] === 0xd8 && bytes[2] === 0xff
 }
 
-/** What a JPEG is that libvips cannot decode, by the marker of its frame. Undefined where it can. */
+/** Names the kind of a JPEG that libvips cannot decode, from its frame marker. Undefined if libvips can decode it. */
 export function jpegNotDecoded(bytes: Buffer): string | undefined {
   let at = 2
   for (let count = 0; count < mostMarkers && at + 4 <= bytes.length; count++) {

@@ -1,16 +1,17 @@
 /**
- * NumPy's .npy format, as much of it as crosses this service: arrays of numbers in, unsigned integers out. Own code because the package for it (npyjs) reads past what it was given: it checks neither
- * the length of the data nor byte order, and guesses at malformed headers.
+ * The part of NumPy's .npy format that this service uses: arrays of numbers in, unsigned integers out. The npm package for
+ * it (npyjs) is not safe for untrusted input: it checks neither the length of the data nor the byte order, and guesses at
+ * malformed headers.
  */
 
-/** The bytes are not an array that this service can use. `message` tells their sender why. */
+/** The bytes are not an array that this service can use. `message` says why, for the client. */
 export class NpyError extends Error {}
 
 export interface NpyArray {
   /** NumPy's type string without byte order: u1, i8, ... */
   dtype: string
   shape: number[]
-  /** The elements, C order, little-endian: a view of the bytes that were parsed, or where they lie otherwise a copy. */
+  /** The elements, C order, little-endian: a view of the parsed bytes, or a copy if they were stored otherwise. */
   readonly data: Buffer
 }
 
@@ -23,7 +24,7 @@ const MOST_REORDERED_BYTES = 8 * 2 ** 20
 
 const magic = Buffer.from('\x93NUMPY', 'latin1')
 
-/** NumPy's names of integer types and their one-letter codes, as a descr may have them, on the usual 64-bit machine. */
+/** NumPy's names and one-letter codes of integer types, which a descr may use, as on a 64-bit machine. */
 const namedTypes: Record<string, string> = {
   ...{ uint8: 'u1', uint16: 'u2', uint32: 'u4', uint64: 'u8', B: 'u1', H: 'u2', I: 'u4', L: 'u8', Q: 'u8' },
   ...{ int8: 'i1', int16: 'i2', int32: 'i4', int64: 'i8', b: 'i1', h: 'i2', i: 'i4', l: 'i8', q: 'i8' },
@@ -54,7 +55,7 @@ export function parseNpy(bytes: Buffer): NpyArray {
   if (shape.length > MOST_DIMENSIONS || !shape.every(Number.isSafeInteger) || !Number.isSafeInteger(expected))
     throw new NpyError('the .npy shape is impossible')
   if (bytes.length - end !== expected) {
-    throw new NpyError(`the .npy header announces ${expected} bytes of data and ${bytes.length - end} follow`)
+    throw new NpyError(`the .npy header announces ${expected} bytes of data, but ${bytes.length - end} follow`)
   }
   let data: Buffer | undefined
   return {
@@ -101,7 +102,7 @@ function readHeader(text: string): { descr: string; fortran: boolean; shape: num
   }
 }
 
-/** A copy with the bytes of every element turned around. */
+/** A copy with the bytes of every element reversed. */
 function swapped(data: Buffer, width: number): Buffer {
   const copy = Buffer.from(data)
   if (width === 2) return copy.swap16()
@@ -168,12 +169,12 @@ export function integers(array: NpyArray): number[] {
 /**
  * Writes an array in format version 1.
  *
- * @param data the elements in C order, little-endian, in as many pieces as suits
+ * @param data the elements in C order, little-endian, in any number of pieces
  */
 export function writeNpy(dtype: '|u1' | '<u2', shape: number[], data: readonly Uint8Array[]): Buffer {
   const dimensions = shape.length === 1 ? `${shape[0]},` : shape.join(', ')
   const text = `{'descr': '${dtype}', 'fortran_order': False, 'shape': (${dimensions}), }`
-  // The data has to start at a multiple of 64; the header ends in a newline.
+  // The data must start at a multiple of 64; the header ends in a newline.
   const length = Math.ceil((10 + text.length + 1) / 64) * 64
   const head = Buffer.alloc(length, ' ')
   magic.copy(head)

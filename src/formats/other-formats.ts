@@ -1,4 +1,4 @@
-/** Files that people do send as images, told apart from garbage by the bytes at an offset, to be refused by name. */
+/** Files that people send as images, recognised by the bytes at an offset, so that they can be refused by name. */
 const signatures: [name: string, offset: number, signature: string][] = [
   ['PDF', 0, '%PDF-'],
   ['PostScript', 0, '%!PS'],
@@ -34,7 +34,7 @@ const portableAnymap = /^P[1-7Ff]\s/
 const svg = /^(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]/i
 const html = /^(\xef\xbb\xbf)?\s*(<!doctype html|<html)/i
 
-/** The name of a format that is not taken, by a file's first bytes. */
+/** The name of an unsupported format, from a file's first bytes. */
 export function otherFormat(bytes: Buffer): string | undefined {
   const start = bytes.toString('latin1', 0, 1024)
   if (svg.test(start)) return 'SVG'

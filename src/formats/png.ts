@@ -12,9 +12,9 @@ interface Chunk {
   data: Buffer
 }
 
-/** What a PNG is, as far as it decides how the file is decoded. */
+/** The properties of a PNG that decide how it is decoded. */
 export interface Png {
-  /** The file, rewritten where libvips would overlook what it says. */
+  /** The file, rewritten if libvips would overlook some of its metadata. */
   bytes: Buffer
   /** 16 bits per sample and a colour profile. */
   deepProfile: boolean
@@ -22,11 +22,11 @@ export interface Png {
 }
 
 const signatureLength = 8
-/** Most chunks that are looked at: pixels in pieces of 8 KiB are a gigabyte by then. */
+/** Maximum number of chunks read: enough for a gigabyte of pixels in chunks of 8 KiB. */
 const mostChunks = 131_072
-/** Most bytes of EXIF in hexadecimal: a JPEG's block has up to 64 KiB, and some writers' are larger. */
+/** Maximum size of EXIF in hexadecimal, in bytes: a JPEG's block has up to 64 KiB, and some writers' are larger. */
 const mostText = 2 ** 19
-/** Most text chunks that are searched for EXIF. */
+/** Maximum number of text chunks searched for EXIF. */
 const mostTexts = 2
 /** Chunks that name the colour space. */
 const colourChunks = new Set(['cICP', 'iCCP', 'sRGB', 'gAMA', 'cHRM'])
@@ -40,10 +40,10 @@ export function isPng(bytes: Buffer): boolean {
 }
 
 /**
- * Read what a PNG says of orientation and colour. libvips knows `eXIf` before the pixels and `iCCP`. What stands elsewhere
- * is put there: EXIF behind the pixels or as text, and colour by `cICP` or by `gAMA` and `cHRM`.
+ * Reads a PNG's orientation and colour. libvips reads `eXIf` before the pixels and `iCCP`. Metadata that is elsewhere
+ * is moved there: EXIF after the pixels or as text, and colour from `cICP` or from `gAMA` and `cHRM`.
  *
- * @throws ImageError when its colour is of a kind that is not taken
+ * @throws ImageError when its kind of colour is not supported
  */
 export function readPng(bytes: Buffer): Png {
   const chunks = chunksOf(bytes)
@@ -78,12 +78,12 @@ export function pngSize(bytes: Buffer): [width: number, height: number] | undefi
   return bytes.length < 24 ? undefined : [bytes.readUInt32BE(16), bytes.readUInt32BE(20)]
 }
 
-/** A PNG with another profile. It must have none. */
+/** Adds a profile to a PNG, which must have none. */
 export function withProfile(png: Buffer, profile: Buffer): Buffer {
   return rewritten(png, new Set(), [profileChunk(profile)])
 }
 
-/** The first chunk of each type looked at, and texts that may hold EXIF. Chunks that lie beyond the file end the list. */
+/** The first chunk of each relevant type, and texts that may hold EXIF. A chunk that ends beyond the file ends the list. */
 function chunksOf(bytes: Buffer): Chunk[] {
   const chunks: Chunk[] = []
   const found = new Set<number>()
@@ -106,7 +106,7 @@ function chunksOf(bytes: Buffer): Chunk[] {
   return chunks
 }
 
-/** The keyword at the beginning of a text chunk's data, where it is one that stands before EXIF. */
+/** The keyword at the beginning of a text chunk's data, if it is one that marks EXIF. */
 function keywordOf(bytes: Buffer, at: number): string | undefined {
   return /^raw profile type (exif|app1)(?=\0)/i.exec(bytes.toString('latin1', at, at + 32))?.[0]
 }
@@ -114,8 +114,8 @@ function keywordOf(bytes: Buffer, at: number): string | undefined {
 /**
  * The profile to put into the file, by the specification's precedence: cICP, iCCP, sRGB, then gAMA and cHRM.
  *
- * @param chunks those before the pixels that name a colour space
- * @returns undefined where the file is fine as it is, `srgb` where what it has is to be dropped
+ * @param chunks the chunks before the pixels that name a colour space
+ * @returns undefined if the file needs no change, `srgb` if its colour chunks must be dropped
  */
 function profileBeside(chunks: Chunk[], grey: boolean): Buffer | 'srgb' | undefined {
   const find = (type: string, length: number) =>
@@ -125,7 +125,7 @@ function profileBeside(chunks: Chunk[], grey: boolean): Buffer | 'srgb' | undefi
     const [primariesCode = 0, transferCode = 0, matrix, fullRange] = cicp
     const refuse = (what: string) => kindNotTaken(`a PNG with ${what}`)
     if (matrix !== 0) throw refuse('colour as luma and chroma (cICP)')
-    if (fullRange !== 1) throw refuse('colour of narrow range (cICP)')
+    if (fullRange !== 1) throw refuse('narrow-range colour (cICP)')
     const colour = colourOf(primariesCode, transferCode)
     if (typeof colour === 'string') throw refuse(colour)
     if (isSrgb(colour)) return chunks.some(({ type }) => type === 'iCCP') ? 'srgb' : undefined
@@ -135,7 +135,7 @@ function profileBeside(chunks: Chunk[], grey: boolean): Buffer | 'srgb' | undefi
 
   const gamma = find('gAMA', 4)?.readUInt32BE()
   const chromaticities = find('cHRM', 32)
-  // Beyond a tenth and ten it is a mistake rather than a curve.
+  // A gamma below a tenth or above ten is a mistake.
   const transfer: Transfer = gamma && gamma >= 10_000 && gamma <= 1_000_000 ? { gamma: 100_000 / gamma } : 'srgb'
   const primaries = chromaticities && primariesOf(chromaticities)
   const hasSrgbPrimaries = primaries === undefined || areSrgb(primaries)
@@ -153,17 +153,17 @@ function primariesOf(data: Buffer): Primaries | undefined {
     ...{ white: [whiteX, whiteY], red: [redX, redY] },
     ...{ green: [greenX, greenY], blue: [blueX, blueY] },
   }
-  // Zeros, a line or a point are no colour space: as if nothing was said.
+  // Zeros, a line or a point do not form a colour space and are ignored.
   return profileOf(primaries, 'srgb', false) && primaries
 }
 
-/** As near as rounding: some writers have three digits. */
+/** Equal up to rounding: some writers keep three digits. */
 function areSrgb(primaries: Primaries): boolean {
   const [ours, srgb] = [primaries, srgbPrimaries].map(({ white, red, green, blue }) => [white, red, green, blue].flat())
   return ours?.every((value, i) => Math.abs(value - (srgb?.[i] ?? 0)) < 0.002) ?? false
 }
 
-/** ImageMagick and exiv2 put EXIF into a text chunk: lines of its kind, its length in bytes, and its bytes in hexadecimal. */
+/** ImageMagick and exiv2 write EXIF as a text chunk: a line with its kind, one with its length, and its bytes in hexadecimal. */
 function orientationOfText(chunks: Chunk[]): number {
   for (const chunk of chunks) {
     const keyword = keywordOf(chunk.data, 0)
@@ -177,7 +177,7 @@ function orientationOfText(chunks: Chunk[]): number {
   return 1
 }
 
-/** @param start where what follows the keyword begins */
+/** @param start of what follows the keyword */
 function textOf({ type, data }: Chunk, start: number): string {
   try {
     const inflate = (bytes: Buffer) => inflateSync(bytes, { maxOutputLength: mostText }).toString('latin1')
@@ -193,7 +193,7 @@ function textOf({ type, data }: Chunk, start: number): string {
   }
 }
 
-/** Without some chunks, with others behind the header. */
+/** Removes some chunks and inserts others after the header. */
 function rewritten(bytes: Buffer, dropped: Set<Chunk>, added: Buffer[]): Buffer {
   const headerEnd = signatureLength + 25
   const parts = [bytes.subarray(0, headerEnd), ...added]

@@ -1,6 +1,6 @@
 import { damaged, kindNotTaken } from './image-error.ts'
 
-/** What a TIFF's first picture is, as far as it decides how the file is decoded. */
+/** The properties of a TIFF's first picture that decide how it is decoded. */
 export interface Tiff {
   /** Samples are 32-bit floating point numbers, 0 to 1. */
   float: boolean
@@ -31,15 +31,15 @@ const tags = {
 }
 const known = new Set(Object.values(tags))
 
-/** Bytes of a value of each field type. */
+/** Size of a value of each field type, in bytes. */
 const sizes: Record<number, number> = { 1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8 }
 const bigSizes: Record<number, number> = { ...sizes, 13: 4, 16: 8, 17: 8, 18: 8 }
 
-/** Most directories that are looked at in search of a camera's raw picture: they may form a loop. */
+/** Maximum number of directories searched for a camera's raw picture: they may form a loop. */
 const mostDirectories = 16
-/** Most fields of a directory. */
+/** Maximum number of fields per directory. */
 const mostFields = 4096
-/** Most values of a field that are read, the profile's bytes apart. */
+/** Maximum number of values read per field, except for the profile. */
 const mostValues = 16
 
 const readByLibrary = new Set([1, 2, 3, 4, 5, 7, 8, 32773, 32946, 50001])
@@ -84,7 +84,7 @@ const sampleKinds: Record<number, string> = {
 const [white, black, rgb, palette, cmyk, ycbcr, cfa, linearRaw] = [0, 1, 2, 3, 5, 6, 32803, 34892]
 const [unsigned, float, undefinedFormat] = [1, 3, 4]
 
-/** Of YCbCr outside JPEG. Without subsampling libvips takes it for RGB; the file's default is seldom what it has. */
+/** For YCbCr outside JPEG. Without subsampling libvips treats it as RGB; the format's default seldom matches the file. */
 const subsamplings = new Set(['2 by 1', '1 by 2', '2 by 2', '4 by 1', '4 by 2', '4 by 4'])
 
 export function isTiff(bytes: Buffer): boolean {
@@ -93,10 +93,10 @@ export function isTiff(bytes: Buffer): boolean {
 }
 
 /**
- * Read what the first picture of a TIFF or BigTIFF is. libvips decodes some kinds to other pictures in silence, so only
- * those that it decodes rightly pass.
+ * Reads the kind of the first picture of a TIFF or BigTIFF. libvips silently decodes some kinds to wrong pictures, so only
+ * those that it decodes correctly pass.
  *
- * @throws ImageError when it is of a kind that is not taken, or when its directory cannot be read
+ * @throws ImageError when its kind is not supported, or when its directory cannot be read
  */
 export function readTiff(bytes: Buffer): Tiff {
   const reader = new Reader(bytes)
@@ -150,7 +150,7 @@ export function readTiff(bytes: Buffer): Tiff {
   if (photometric === ycbcr && compression !== 7) {
     const subsampling = first.numbers(tags.subsampling).join(' by ')
     if (depth !== 8 || !subsamplings.has(subsampling)) {
-      throw refuse(`YCbCr colour of subsampling ${subsampling || 'unknown'} outside JPEG`)
+      throw refuse(`YCbCr colour with ${subsampling || 'unknown'} subsampling outside JPEG`)
     }
   }
   const profile = first.bytes(tags.profile)
@@ -160,7 +160,7 @@ export function readTiff(bytes: Buffer): Tiff {
   }
 }
 
-/** Width and height of the first picture, where they are told. */
+/** Width and height of the first picture, if it states them. */
 export function tiffSize(bytes: Buffer): [width: number, height: number] | undefined {
   const reader = new Reader(bytes)
   const first = reader.directory(reader.start)
@@ -204,7 +204,7 @@ interface Field {
   at: number
 }
 
-/** The fields of one directory. Nothing is read that lies outside the file. */
+/** The fields of one directory. Nothing is read from outside the file. */
 class Directory {
   readonly next: number
   readonly #reader: Reader
@@ -249,7 +249,7 @@ class Reader {
     this.start = this.big ? this.#u64(8) : this.#u32(4)
   }
 
-  /** @returns undefined where there is none, or where it reaches beyond the file */
+  /** @returns undefined if there is none, or if it extends beyond the file */
   directory(at: number): Directory | undefined {
     const [countSize, fieldSize, offsetSize] = this.big ? [8, 20, 8] : [2, 12, 4]
     if (at === 0 || at + countSize > this.bytes.length) return undefined

@@ -14,18 +14,18 @@ import { ClientGone, Problem } from './problem.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Only requests of encode and decode have one, from their onRequest hook on. */
+    /** Only encode and decode requests have one, from their onRequest hook on. */
     admission?: Admission
   }
 }
 
-/** The admission of a request of encode or decode. */
+/** The admission of an encode or decode request. */
 export function admissionOf({ admission }: FastifyRequest): Admission {
   if (admission === undefined) throw new Error('the route has no admission hooks')
   return admission
 }
 
-/** What admission decides by. */
+/** What admission decisions depend on. */
 interface Limits {
   config: Pick<Config, 'requestTimeout' | 'maxImages' | 'bodyLimit' | 'jsonBodyLimit'>
   inference: Inference
@@ -60,13 +60,13 @@ export class InflightBytes {
 }
 
 /**
- * What one request of encode or decode occupies: places in the queue and bytes in memory, until its deadline. Everything is
+ * What one encode or decode request occupies: places in the queue and bytes in memory, until its deadline. Everything is
  * released when the answer is sent or the client disconnects.
  */
 export class Admission {
-  /** Milliseconds per step; of the slowest item where there are several. */
+  /** Milliseconds per step; if there are several items, those of the slowest. */
   readonly timings: Record<string, number> = {}
-  /** When each step ran, from the start of its first item to the end of its last, on the clock of `performance.now()`. */
+  /** When each step ran, from the start of its first item to the end of its last, as `performance.now()` values. */
   readonly periods: Record<string, { start: number; end: number; items: number }> = {}
   /** Images or sequences in the request, as far as known. */
   images = 1
@@ -85,7 +85,7 @@ export class Admission {
     const { requestTimeout } = limits.config
     this.reservation = limits.inference.reserve(1, requestTimeout * 1000)
     this.timer = setTimeout(() => {
-      this.abort(new Problem('deadline', `the request was not done within ${requestTimeout} s`))
+      this.abort(new Problem('deadline', `the request was not answered within ${requestTimeout} s`))
     }, requestTimeout * 1000)
   }
 
@@ -207,7 +207,7 @@ interface AdmissionHooks {
   onResponse: onResponseAsyncHookHandler
 }
 
-/** The hooks of encode and decode: admission before the body is read, and the headers with the timings. */
+/** The hooks of encode and decode: they admit a request before its body is read, and add the timing headers. */
 export function admissionHooks(limits: Limits): AdmissionHooks {
   const { config, inference } = limits
 
@@ -236,7 +236,7 @@ export function admissionHooks(limits: Limits): AdmissionHooks {
       reply.header('x-model', inference.info.modelDigest)
       reply.header('server-timing', timings.map(([step, ms]) => `${step};dur=${ms.toFixed(2)}`).join(', '))
       if (!request.raw.complete) {
-        // The rest of the body is thrown away and needs no place in the queue.
+        // The rest of the body is discarded and needs no place in the queue.
         request.admission?.abort(new Problem('malformed', 'answered before the body had arrived'))
         request.admission?.end()
       }

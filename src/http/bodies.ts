@@ -68,7 +68,7 @@ function isNestedDeeper(text: string, most: number): boolean {
   return false
 }
 
-/** Where the string that begins at `start` ends, or the end of the text. */
+/** The end of the string that begins at `start`, or the end of the text. */
 function endOfString(text: string, start: number): number {
   let end = start
   let backslashes: number

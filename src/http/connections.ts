@@ -3,13 +3,13 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 
 const SWEEP_MS = 100
-// An upload that stalls for this long while the server closes is aborted.
+// While the server closes, an upload that stalls for this long is aborted.
 const MOST_IDLE_MS = 5_000
 
 interface Connection {
   /** Requests whose head has arrived and whose answer is not sent yet, in order. */
   open: Set<IncomingMessage>
-  /** How many bytes had arrived at the last look, and since when the number has not changed. */
+  /** How many bytes had arrived at the last check, and since when the number has not changed. */
   bytes: number
   since: number
 }
@@ -19,7 +19,7 @@ interface Connection {
  * does not count them as idle. While the server closes, a connection stays open only until the requests that it has sent
  * are answered, or until an upload stalls for five seconds.
  *
- * @param mostSeconds after which all remaining connections are closed, such as those of clients that do not read
+ * @param mostSeconds after which all remaining connections are closed, for example if a client does not read its answer
  */
 export function boundClosing(http: FastifyInstance, mostSeconds: number): void {
   const connections = new Map<Socket, Connection>()

@@ -47,8 +47,8 @@ export function operationsOf({ document }: Contract): ContractRoute[] {
       const query = Object.fromEntries(parameters.filter((p) => p.in === 'query').map((p) => [p.name, p.schema]))
       const content = Object.entries(requestBody?.content ?? {}).filter(([, { schema }]) => schema !== undefined)
       const schema = {
-        // A misspelt parameter must not be ignored where the right one would change the answer. Paths without parameters
-        // ignore whatever probes and scrapers add.
+        // A misspelt parameter must not be ignored if the right one would change the answer. Paths without parameters
+        // ignore anything that probes and scrapers add.
         querystring: {
           type: 'object',
           properties: query,

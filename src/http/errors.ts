@@ -20,7 +20,7 @@ interface ErrorOptions {
 export function addErrorHandling(http: FastifyInstance, { contract, draining, onError }: ErrorOptions): void {
   http.addHook('onRequest', async (request, reply) => {
     refuseAmbiguous(request)
-    // Before the body is read: Fastify would read and parse one for a route that is not there.
+    // Before the body is read: Fastify would read and parse it even for a route that does not exist.
     if (request.is404) refuseUnknown(request, reply, contract)
   })
   // For files that Swagger UI does not have.
@@ -84,7 +84,7 @@ export function answerFrameworkError(error: Error, request: FastifyRequest, repl
 
 /** Answers bytes that are not HTTP. Node has no request for them. */
 export function answerBrokenRequest(error: ConnectionError, socket: Socket): void {
-  // Fastify's type has the packet as JSON would write it.
+  // Fastify's type declares the packet in its JSON form.
   const packet = error.rawPacket as unknown as Buffer | undefined
   // Node reports every packet that follows the broken one.
   if (isDiscarding(socket)) {

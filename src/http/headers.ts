@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 
-/** Sent with every answer: browsers must not guess its type, show it in a frame, or send its address as a referrer. */
+/** Sent with every answer: browsers must not guess its type, show it in a frame, or send its URL as a referrer. */
 export const securityHeaders = {
   'x-content-type-options': 'nosniff',
   'referrer-policy': 'no-referrer',

@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { Problem } from './problem.ts'
 
 /**
- * The media type of the answer: of those offered the one that the client likes best, the first where it does not mind.
+ * Chooses the media type of the answer: the offered one that the client prefers, or the first if it has no preference.
  *
  * @throws Problem 406
  */

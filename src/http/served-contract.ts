@@ -11,12 +11,12 @@ export function contractFor(contract: Contract, model: Sizes): Contract {
   const before = document.toJS()
   for (const [path, value] of placesOf(model)) document.setIn(path, value)
   const adapted = document.toJS()
-  // Written anew, the same document looks different.
+  // Serialising the same document again would change its formatting.
   if (isDeepStrictEqual(adapted, before)) return contract
   return { text: document.toString({ lineWidth: 0 }), document: adapted }
 }
 
-/** Where in the document sizes stand, and what stands there. */
+/** Where sizes occur in the document, and their values. */
 function placesOf({
   kind,
   prefixes,

@@ -13,13 +13,13 @@ interface Rest {
   batch: number
 }
 
-/** The share of its last batch's time that an engine waits at most for more images. A quarter is too short to open photos. */
+/** The longest wait for more images, as a share of an engine's last batch time. A quarter is too short to decode photos. */
 const PATIENCE = 1 / 2
 const RECHECK_MS = 1
 
 /**
- * Gathers single images and sequences into batches for the engines. Batching is continuous: an idle engine gets what is
- * waiting, up to `maxBatch` and up to its share of everything that is open; while all engines are busy the queues grow.
+ * Collects single images and sequences into batches for the engines. Batching is continuous: an idle engine gets what is
+ * waiting, up to `maxBatch` and up to its share of all open work; while all engines are busy the queues grow.
  * Encode and decode have separate queues and take turns, so that neither starves the other.
  *
  * An engine that has just finished waits a moment for images that are being prepared, so that they join its next batch
@@ -34,7 +34,7 @@ export class Batcher {
   #turn: Kind = 'encode'
   #recheck: NodeJS.Timeout | undefined
   #preparing = 0
-  /** Images and sequences not answered yet, whether they are being prepared, wait or run. */
+  /** Images and sequences not answered yet: those being prepared, waiting or running. */
   #unsettled = 0
   #drained = Promise.withResolvers<void>()
 
@@ -50,7 +50,7 @@ export class Batcher {
     return this.#engines.size
   }
 
-  /** Adds an engine to use until {@link remove}. */
+  /** Adds an engine, which is used until {@link remove}. */
   add(engine: Engine): void {
     this.#engines.add(engine)
     this.#idle.set(engine, { since: performance.now(), batch: 0 })
@@ -63,8 +63,8 @@ export class Batcher {
   }
 
   /**
-   * @param pixels uint8 `[H,W,3]`, must not change until the promise settles; or a promise of them while they are prepared.
-   * @param signal of the request: items that share it are one request, which takes turns with the others.
+   * @param pixels uint8 `[H,W,3]`, must not change until the promise settles; or a promise of such pixels.
+   * @param signal of the request: items with the same signal are one request, which takes turns with the others.
    */
   async encode(
     pixels: Uint8Array | Promise<Uint8Array>,
@@ -97,7 +97,7 @@ export class Batcher {
     return answer
   }
 
-  /** Resolves when nothing is being prepared, waits or runs. */
+  /** Resolves when nothing is being prepared, waiting or running. */
   drained(): Promise<void> {
     return this.#drained.promise
   }
@@ -142,7 +142,7 @@ export class Batcher {
     const share = Math.min(this.#maxBatch, Math.ceil(this.#unsettled / this.#engines.size))
     const mayGrow = this.#encodes.short(share) && this.#decodes.empty
     if (patient && mayGrow && this.#preparing > 0) {
-      // Nothing calls when an image turns out to be broken.
+      // Nothing else runs this again when an image turns out to be broken.
       this.#recheck ??= setTimeout(() => this.#pump(), RECHECK_MS)
       return undefined
     }

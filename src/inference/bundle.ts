@@ -14,9 +14,9 @@ export interface Bundle {
   manifest: Manifest
   shape: ModelShape
   graphs: Graph[]
-  /** What tokens mean: digest of the codebook and of every graph that makes tokens, with its weights. */
+  /** Identifies what tokens mean: the digest of the codebook and of every graph that makes tokens, with its weights. */
   modelDigest: string
-  /** Digest of every file. */
+  /** The digest of all files. */
   bundleDigest: string
   /** The bytes of `codebook.npy`, float32 `[size, dimension]`. */
   codebookFile: Buffer
@@ -36,7 +36,7 @@ export async function readBundle(folder: string): Promise<Bundle> {
   const verified = await verifyFiles(folder, files)
   const codebookFile = await readFile(join(folder, 'codebook.npy'))
   if (sha256(codebookFile) !== files['codebook.npy']) {
-    throw new BundleError('codebook.npy: changed while it was read')
+    throw new BundleError('codebook.npy: changed while it was being read')
   }
   checkCodebook(codebookFile, shape.codebook)
 

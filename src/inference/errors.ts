@@ -1,4 +1,4 @@
-/** The bundle cannot be served; the message is one sentence that names the file and what is wrong with it. */
+/** The bundle cannot be served. The message is one sentence that names the file and what is wrong with it. */
 export class BundleError extends Error {
   override name = 'BundleError'
 }
@@ -6,22 +6,22 @@ export class BundleError extends Error {
 /** Too many images are in flight, or the service has no engine or is closing. Try again later. */
 export class QueueFullError extends Error {
   override name = 'QueueFullError'
-  /** Whole seconds, at least 1, after which there is likely to be room. */
+  /** Seconds until there is likely to be room: a whole number, at least 1. */
   readonly retryAfter: number
 
-  /** @param seconds until there is likely to be room, as far as is known */
+  /** @param seconds until there is likely to be room, if known */
   constructor(message: string, seconds = 0) {
     super(message)
     this.retryAfter = Math.max(1, Math.ceil(seconds))
   }
 }
 
-/** The engine failed on this item, alone and after a retry. */
+/** The engine failed on this item by itself, and again after a retry. */
 export class EngineFailedError extends Error {
   override name = 'EngineFailedError'
 }
 
-/** What an error says; whatever was thrown, as text. */
+/** The message of an error, or any other thrown value as text. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }

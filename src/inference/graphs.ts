@@ -1,4 +1,4 @@
-/** What the manifest promises about one input or output; the batch axis comes first and is not in `shape`. */
+/** An input or output as the manifest declares it; `shape` leaves out the batch axis, which comes first. */
 export interface TensorSpec {
   name: string
   type: 'uint8' | 'int32' | 'float32'
@@ -13,10 +13,10 @@ export interface Graph {
   name: string
   file: string
   path: string
-  /** Size of the ONNX file. */
+  /** Size of the ONNX file, in bytes. */
   bytes: number
   sha256: string
-  /** Files of weights that the graph keeps outside itself, beside the graph; empty if they are inside. */
+  /** Files of external weights, next to the graph; empty if the weights are inside it. */
   weights: ExternalWeights[]
   inputs: TensorSpec[]
   outputs: TensorSpec[]
@@ -36,17 +36,17 @@ export interface ExternalWeights {
 export interface ModelShape {
   /** `causal`: shorter encodings are prefixes of longer ones. `parallel`: only whole sequences mean something. */
   kind: 'causal' | 'parallel'
-  /** Whether the decoder draws any prefix. If not, it takes whole sequences only. */
+  /** Whether prefixes decode. If not, the decoder takes only whole sequences. */
   prefixes: boolean
   /** Width and height of an image, in pixels. */
   imageSize: number
   /** Sequence lengths at which a stage ends, ascending; the last one is the full length. */
   stages: number[]
-  /** What a stage gives to the next one; `none` for a parallel model: its encoder gives the tokens, there are no stages. */
+  /** What a stage passes to the next one; `none` for a parallel model, whose encoder makes the tokens without stages. */
   handover: 'ids' | 'state' | 'none'
-  /** What the encoder gives to the stages; undefined for a parallel model. */
+  /** What the encoder passes to the stages; undefined for a parallel model. */
   latents: { count: number; width: number } | undefined
-  /** The rows, one per token, that a stage gives to the next one; undefined unless `handover` is `state`. */
+  /** The rows, one per token, that a stage passes to the next one; undefined unless `handover` is `state`. */
   state: { width: number } | undefined
   codebook: { size: number; dimension: number }
 }
@@ -76,19 +76,19 @@ export function graphTensors(shape: ModelShape): Pick<Graph, 'name' | 'inputs' |
   ]
 }
 
-/** What a stage is given of the `start` tokens before it. */
+/** What a stage receives about the `start` tokens before it. */
 function handedOver({ state }: ModelShape, start: number): TensorSpec {
   return state
     ? { name: 'prefix_state', type: 'float32', shape: [start, state.width] }
     : { name: 'prefix', type: 'int32', shape: [start] }
 }
 
-/** Measured: from so many rows on, products lose less than a tenth of their speed without packed weights; a single one half. */
+/** Measured: from this many rows on, products lose less than a tenth of their speed without packed weights; with one row, half. */
 const MANY_ROWS = 128
 
 /**
- * Whether an engine should pack a graph's external weights into a private copy, instead of reading the memory that engines
- * share: only for the small products of stages that have few latents.
+ * Whether an engine should pack a graph's external weights into a private copy instead of reading the shared memory: only
+ * for the small products of stages with few latents.
  */
 export function packsWeights({ inputs }: Pick<Graph, 'inputs'>): boolean {
   const latents = inputs.find(({ name }) => name === 'latents')

@@ -17,16 +17,16 @@ export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
 export type { Kind, Timings } from './queue.ts'
 export type { Reservation } from './reservations.ts'
 
-/** As much of pino's logger as is used here. */
+/** The part of pino's logger that is used here. */
 export interface Logger {
   info(fields: object, message: string): void
   warn(fields: object, message: string): void
   error(fields: object, message: string): void
 }
 
-/** Called when things happen, so that a caller can count them. */
+/** Callbacks for events, so that the caller can count them. */
 export interface InferenceMetrics extends QueueMetrics {
-  /** An engine ended and is being replaced. */
+  /** Called when an engine has ended and is being replaced. */
   engineRestart?(end: EngineEnd): void
 }
 
@@ -34,7 +34,7 @@ export interface InferenceOptions {
   /** The bundle's folder. */
   model: string
   provider: 'auto' | Provider
-  /** CUDA devices, one engine each. */
+  /** CUDA devices, with one engine on each. */
   devices: number[]
   /** Engine processes; by default one per CUDA device, and on a CPU as many as cores and memory allow. */
   engines: number | undefined
@@ -46,27 +46,27 @@ export interface InferenceOptions {
   maxBatch: number | undefined
   /** Maximum number of images reserved, encode and decode together. */
   queueLimit: number
-  /** Milliseconds in which an engine must answer a batch. */
+  /** Time for an engine to answer a batch, in milliseconds. */
   timeoutMs: number
-  /** Milliseconds without any engine after which all is given up; by default a minute, or longer for large bundles. */
+  /** Time without any engine after which the service gives up, in milliseconds; by default a minute, longer for large bundles. */
   lostAfterMs?: number
   log: Logger
   metrics?: InferenceMetrics
 }
 
-/** What is served, and on what. */
+/** What is served, and how it runs. */
 export interface ModelInfo {
   name: string
   /** `causal`: shorter encodings are prefixes of longer ones. `parallel`: only whole sequences mean something. */
   kind: ModelShape['kind']
   /** Whether any prefix decodes; if not, only whole sequences do. */
   prefixes: boolean
-  /** Digest of what tokens mean: tokens of one model mean nothing to another. */
+  /** Identifies the model: tokens of one model are meaningless to another. */
   modelDigest: string
   /** Digest of every file of the bundle. */
   bundleDigest: string
   imageSize: number
-  /** How photos become the pixels that the encoder takes. */
+  /** How photos are turned into the encoder's pixels. */
   image: ImagePreparation
   length: number
   stages: number[]
@@ -83,26 +83,26 @@ export interface ModelInfo {
 }
 
 const ENGINE_CHILD = new URL('./engine/child.ts', import.meta.url)
-/** Longer than a replacement takes to load on any machine worth waiting for, unless its files are large. */
+/** Longer than a replacement takes to load on any reasonable machine, unless its files are large. */
 const LOST_AFTER_MS = 60_000
 /** `retryAfter` when no engine starts: the longest pause before the next try. */
 const NO_ENGINE_RETRY_SECONDS = 10
 
-/** Images to tokens and back, by a bundle's model, in engine processes. */
+/** Runs a bundle's model in engine processes: images to tokens and back. */
 export class Inference {
   readonly info: ModelInfo
   /** The bytes of the bundle's `codebook.npy`: float32 `[size, dimension]`. */
   readonly codebookFile: Buffer
   /**
-   * Resolves, with the reason in a sentence, when there has been no engine for so long that none will come back: the
-   * bundle was changed or deleted, or there is no memory left. The caller should then end the process.
+   * Resolves with the reason, in a sentence, when there has been no engine for so long that none will come back: the bundle
+   * was changed or deleted, or there is no memory left. The caller should then end the process.
    */
   readonly lost: Promise<string>
   readonly #reservations: Reservations
   readonly #imageBytes: number
   readonly #batcher: Batcher
   readonly #keepers: EngineKeeper[]
-  /** Why the latest replacement did not start, while there is no engine. */
+  /** Why the latest replacement did not start; set only while there is no engine. */
   #failure: Error | undefined
   #giveUp: NodeJS.Timeout | undefined
   #closing: Promise<void> | undefined
@@ -110,8 +110,8 @@ export class Inference {
 
   /**
    * Verifies the bundle, chooses the provider, starts the engines and warms them up.
-   * @param child the script that engine processes run.
-   * @throws BundleError one sentence naming the file that is wrong; Error when the provider asked for does not load.
+   * @param child the script that runs in engine processes.
+   * @throws BundleError one sentence that names the file at fault; Error when the requested provider does not load.
    */
   static async start(options: InferenceOptions, child: URL = ENGINE_CHILD): Promise<Inference> {
     const bundle = await readBundle(options.model)
@@ -173,7 +173,7 @@ export class Inference {
                 giveUp(`there has been no engine for ${lostAfterMs / 1000} s: ${why}`)
               }, lostAfterMs)
             }
-            log.error({ kind: end.kind, reason: end.reason }, 'engine ended, starting another')
+            log.error({ kind: end.kind, reason: end.reason }, 'engine ended, starting a replacement')
             metrics?.engineRestart?.(end)
           },
           failed: (error) => {
@@ -184,7 +184,7 @@ export class Inference {
     )
   }
 
-  /** Number of engines that are warm, of the number in `info`. */
+  /** Number of warm engines, out of the number in `info`. */
   get enginesUp(): number {
     return this.#batcher.engines
   }
@@ -201,7 +201,7 @@ export class Inference {
 
   /**
    * Admits images before any work is spent on them. Callers reserve before they encode or decode, and release afterwards.
-   * @param deadlineMs milliseconds within which they have to be answered
+   * @param deadlineMs milliseconds within which they must be answered
    * @throws QueueFullError at once: when more than `queueLimit` images would be in flight, when they could not be answered
    * in time at the recent pace, when no engine starts, or when closing.
    */
@@ -215,9 +215,9 @@ export class Inference {
    * Encodes one image.
    * @param pixels uint8 `[H,W,3]`, RGB, at the model's size; must not change until the promise settles. Or a promise of
    * them: an engine may wait a moment for images that are being prepared, to run a larger batch.
-   * @param length tokens wanted, 1 to L; of a parallel model, L.
+   * @param length number of tokens, 1 to L; with a parallel model, L.
    * @param signal removes the image from the queue; the promise then rejects with the signal's reason.
-   * @returns uint16 ids `[length]`, bit for bit the first `length` of the full encoding.
+   * @returns uint16 ids `[length]`, exactly the first `length` ids of the full encoding.
    * @throws RangeError for a size or length the model does not have; EngineFailedError when the engine failed on this
    * image alone; what the promise of pixels rejects with.
    */
@@ -245,7 +245,7 @@ export class Inference {
     for (let index = 0; index < tokens.length; index++) {
       const id = tokens[index]
       if (!(Number.isInteger(id) && id !== undefined && id >= 0 && id < size)) {
-        throw new RangeError(`token ${index} is ${id}, ids are 0 to ${size - 1}`)
+        throw new RangeError(`token ${index} is ${id}; ids are 0 to ${size - 1}`)
       }
     }
     return this.#batcher.decode(tokens, signal)
@@ -267,20 +267,20 @@ export class Inference {
 
   #checkSize(pixels: Uint8Array): Uint8Array {
     if (pixels.length === this.#imageBytes) return pixels
-    throw new RangeError(`an image has ${this.#imageBytes} bytes, this one ${pixels.length}`)
+    throw new RangeError(`an image must have ${this.#imageBytes} bytes, not ${pixels.length}`)
   }
 
-  /** @param prefixes whether less than a whole sequence will do */
+  /** @param prefixes whether less than a whole sequence is allowed */
   #check(length: number, prefixes: boolean): void {
     if (this.#closed) throw new QueueFullError('the service is closed')
     const longest = this.info.length
     if (!(Number.isInteger(length) && length >= (prefixes ? 1 : longest) && length <= longest)) {
-      throw new RangeError(`a sequence has ${prefixes ? `1 to ${longest}` : longest} tokens, not ${length}`)
+      throw new RangeError(`a sequence must have ${prefixes ? `1 to ${longest}` : longest} tokens, not ${length}`)
     }
   }
 }
 
-/** The maximum batch size: what was set, or what the slowest engine can do in time. */
+/** The maximum batch size: the setting, or what the slowest engine can do in time. */
 function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: ProviderChoice<StartedEngine[]>): number {
   const { max } = planBatches(choice.provider, maxBatch)
   const times = choice.started.map(({ engine }) => engine.itemMs)
@@ -291,7 +291,7 @@ function maxBatchOf({ maxBatch, timeoutMs, log }: InferenceOptions, choice: Prov
   if (Math.max(itemMs.encode, itemMs.decode) > timeoutMs) {
     log.warn(
       { itemMs, timeoutMs },
-      'one image takes longer than an engine should need for a batch; requests may miss their deadline',
+      'one image takes longer than the time limit for a batch; requests may miss their deadline',
     )
   }
   return maxBatch ?? largestBatch(max, itemMs, timeoutMs)
@@ -331,7 +331,7 @@ async function startEngine(
     config: { graphs, shape, provider, device, threads, tf32, batches },
     timeoutMs,
     child,
-    // While loading, ONNX Runtime reports missing CUDA as an error; whether it is one is decided here.
+    // While loading, ONNX Runtime reports missing CUDA as an error; this code decides whether it is one.
     onStderr: (line) => (loading ? log.info({ line }, 'engine output') : log.warn({ line }, 'engine output')),
   })
   loading = false

@@ -1,11 +1,11 @@
 /** Milliseconds. Images come back in batches, so a shorter stretch says little. */
 const STRETCH_MS = 1000
-/** Weight of the latest stretch, against all before it. */
+/** Weight of the latest stretch, relative to all earlier ones. */
 const WEIGHT = 0.5
 
 /**
- * How fast images are done while there are enough of them: the rate at which a queue shrinks, whichever step is the slowest.
- * With fewer images at work the engines wait for requests, and the rate says how much was asked for, not how much is possible.
+ * Measures how fast images are finished while there are enough of them: the rate at which a queue shrinks, whichever step
+ * is the slowest. With fewer images, the engines wait for requests, and the rate shows the demand, not the capacity.
  */
 export class Pace {
   readonly #enough: number
@@ -13,22 +13,22 @@ export class Pace {
   #atWork = 0
   #stretch: { since: number; done: number } | undefined
 
-  /** @param enough images at work that keep everything busy */
+  /** @param enough number of images that keeps everything busy */
   constructor(enough: number) {
     this.#enough = enough
   }
 
-  /** Images per second; undefined until a stretch was measured. */
+  /** Images per second; undefined until a stretch has been measured. */
   get rate(): number | undefined {
     return this.#rate
   }
 
-  /** Work on `images` begins. */
+  /** Records that work on `images` begins. */
   begin(images: number): void {
     this.#atWork += images
   }
 
-  /** One image is done. */
+  /** Records that one image is done. */
   done(): void {
     const now = performance.now()
     if (this.#stretch) this.#measure(this.#stretch, now)
@@ -36,7 +36,7 @@ export class Pace {
     this.leave(1)
   }
 
-  /** Work on `images` ends without their being done. */
+  /** Records that work on `images` ends without a result. */
   leave(images: number): void {
     this.#atWork -= images
     if (this.#atWork < this.#enough) this.#stretch = undefined

@@ -2,22 +2,22 @@ import type { Engine } from './engine/engine.ts'
 import type { GraphTimings } from './engine/protocol.ts'
 import { EngineFailedError } from './errors.ts'
 
-/** What a batch carries. */
+/** The kind of work in a batch. */
 export type Kind = 'encode' | 'decode'
 
-/** Milliseconds: `queue`, the wait for the batch that answered, then the batch's time in each graph. */
+/** Milliseconds: `queue` is the wait for the batch with the answer; then the batch's time in each graph. */
 export interface Timings {
   queue: number
   [graphOrStep: string]: number
 }
 
-/** Called when things happen, so that a caller can count them; this layer keeps no figures. */
+/** Callbacks for events, so that the caller can count them; this layer keeps no statistics. */
 export interface QueueMetrics {
-  /** A batch of `size` images goes to an engine. */
+  /** Called when a batch of `size` images goes to an engine. */
   batch?(kind: Kind, size: number): void
-  /** A batch spent `seconds` in a graph. */
+  /** Called when a batch has spent `seconds` in a graph. */
   graph?(name: string, seconds: number): void
-  /** Images now waiting for an engine. */
+  /** Called with the number of images that now wait for an engine. */
   queueDepth?(kind: Kind, images: number): void
 }
 
@@ -27,27 +27,27 @@ interface Item<Input, Output> {
   /** The same for all items of one request: their signal. An item without a signal is a request of its own. */
   readonly request: object
   readonly queuedAt: number
-  /** Whether a batch it was in has failed. */
+  /** Whether it was in a batch that failed. */
   retried: boolean
   settled: boolean
   resolve(output: Output, timings: Timings): void
   reject(error: unknown): void
 }
 
-/** Runs some inputs as one batch; outputs in the order of the inputs. */
+/** Runs inputs as one batch; outputs come in the order of the inputs. */
 export type RunBatch<Input, Output> = (
   engine: Engine,
   inputs: Input[],
 ) => Promise<{ outputs: Output[]; timings: GraphTimings }>
 
-/** A batch taken from a queue, to be run by an engine. */
+/** A batch taken from a queue, for an engine to run. */
 export interface Job {
   size: number
-  /** Runs on the engine and settles the items, or lines them up to be retried. Never rejects. */
+  /** Runs on the engine and settles the items, or queues them for a retry. Never rejects. */
   run(engine: Engine): Promise<void>
 }
 
-/** One of this many places in a batch goes to the requests in turn, the others by age. */
+/** One in this many places in a batch goes to the requests in turn, the others by age. */
 const TURN_EVERY = 4
 
 /**
@@ -56,7 +56,7 @@ const TURN_EVERY = 4
  * more than a third longer than it would if all places did.
  */
 export class Queue<Input, Output> {
-  // Both keep the order of arrival and let an aborted item leave from anywhere at once.
+  // Both keep the order of arrival, and removing an aborted item is fast anywhere in them.
   readonly #waiting = new Set<Item<Input, Output>>()
   readonly #requests = new Map<object, Set<Item<Input, Output>>>()
   // An iterator of a Map also reaches entries that are added while it is in use: the requests take turns along it.
@@ -74,8 +74,8 @@ export class Queue<Input, Output> {
   }
 
   /**
-   * Queues an input. An abort rejects at once with the signal's reason, also while a batch with it runs.
-   * @param settled called once, when the item is answered or given up, before an engine takes its next batch.
+   * Queues an input. An abort rejects at once with the signal's reason, even while a batch with the input runs.
+   * @param settled called once, when the item is answered or abandoned, before an engine takes its next batch.
    */
   push<Result>(
     input: Input,
@@ -122,7 +122,7 @@ export class Queue<Input, Output> {
     })
   }
 
-  /** Whether something waits, but fewer items than `count`. */
+  /** Whether at least one item waits, but fewer than `count`. */
   short(count: number): boolean {
     return this.#retries.length === 0 && this.#waiting.size > 0 && this.#waiting.size < count
   }
@@ -132,7 +132,7 @@ export class Queue<Input, Output> {
     return this.#retries.length === 0 && this.#waiting.size === 0
   }
 
-  /** The next batch: an item to be retried, alone, or else up to `max` items by age and in turn. */
+  /** The next batch: a single item to retry, or else up to `max` items by age and in turn. */
   take(max: number): Job | undefined {
     for (let retry = this.#retries.shift(); retry; retry = this.#retries.shift()) {
       if (!retry.settled) return this.#job([retry])

@@ -1,27 +1,27 @@
 import { QueueFullError } from './errors.ts'
 import { Pace } from './pace.ts'
 
-/** Admitted images, held until they are answered. */
+/** A reservation of admitted images, held until they are answered. */
 export interface Reservation {
   /**
    * Admits `images` more.
    * @throws QueueFullError when they do not fit; what was reserved before stays reserved.
    */
   grow(images: number): void
-  /** Says that the request has arrived in full: from now on its images wait only for this service. */
+  /** Notes that the request has arrived in full: from now on its images wait only for this service. */
   begin(): void
-  /** One image is done. Ignored before {@link begin}. */
+  /** Notes that one image is done. Ignored before {@link begin}. */
   done(): void
   /** Releases everything. Further calls have no effect. */
   release(): void
 }
 
-/** One part in this many of a request's time may go to the images ahead of it. */
+/** The images ahead of a request may use one part in this many of its time. */
 const SHARE_AHEAD = 3
 
 /**
- * Counts the images in flight. It refuses at once what is over the limit, and what might not be answered within its deadline
- * at the recent pace: a third of the deadline may go to the images ahead. The rest is for the request's own images, for later
+ * Counts the images in flight. It refuses at once any request over the limit, and any that might miss its deadline at the
+ * recent pace: the images ahead may use a third of the deadline. The rest is for the request's own images, for later
  * requests that get their turn first, and for an engine that hangs, is detected after another third, and is replaced.
  */
 export class Reservations {
@@ -50,13 +50,13 @@ export class Reservations {
     return this.#held
   }
 
-  /** Resolves when nothing is held. */
+  /** Resolves when no image is held. */
   emptied(): Promise<void> {
     return this.#emptied.promise
   }
 
   /**
-   * @param deadlineMs milliseconds within which the request has to be answered
+   * @param deadlineMs milliseconds within which the request must be answered
    * @throws QueueFullError
    */
   reserve(images: number, deadlineMs = Number.POSITIVE_INFINITY): Reservation {
@@ -100,7 +100,7 @@ export class Reservations {
     const { rate } = this.#pace
     if (this.#held + more > this.#limit) {
       throw new QueueFullError(
-        `${this.#held} images are in flight; ${more} more would exceed the bound of ${this.#limit}`,
+        `${this.#held} images are in flight; ${more} more would exceed the limit of ${this.#limit}`,
         rate && (this.#held + more - this.#limit) / rate,
       )
     }

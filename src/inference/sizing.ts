@@ -19,44 +19,44 @@ export interface EnginePlan {
 }
 
 /**
- * Pixels that encoder and decoder run on at once, for each thread: eight images of 128 x 128, two of 256 x 256. Measured:
- * with more, what a transformer's layers pass on to each other leaves the core's cache.
+ * Pixels that encoder and decoder run on at once, per thread: eight images of 128 x 128, two of 256 x 256. Measured: with
+ * more, a transformer's activations no longer fit in the core's cache.
  */
 const PIXELS_A_THREAD = 8 * 128 * 128
-/** Share of the cores that must have work. */
+/** The share of the cores that must be in use. */
 const BUSY_CORES = 0.8
-/** Share of the memory that engines may take on a CPU unless their number is set; the rest is for requests and files. */
+/** The share of memory that CPU engines may use unless their number is set; the rest is for requests and files. */
 const ENGINES_SHARE = 0.5
 
-// What one engine on a CPU keeps for itself, measured on the default bundle (fp16 weights inside) and on TiTok-S-128.
-/** Node, ONNX Runtime, and a batch on its way. */
+// Private memory of one CPU engine, measured on the default bundle (fp16 weights inside) and on TiTok-S-128.
+/** Node, ONNX Runtime, and a batch in transit. */
 const ENGINE_BYTES = 160e6
 /** Of the bytes of weights inside a graph's file: as they were read, converted, and packed for fast products. */
 const COPIES_OF_INSIDE = 3
 /**
- * What layers pass on to each other, for each pixel that is run on at once. Models with weights outside their graphs are the
- * large ones, with convolutions at the full size of the image.
+ * Activations per pixel that is run on at once, in bytes. Models with external weights are the large ones, with convolutions
+ * at the full size of the image.
  */
 const BYTES_A_PIXEL = { inside: 700, outside: 2200 }
 
 /**
- * Threads of an engine of a large model, at least. Measured on TiTok-S-128: two threads spend the same processor time on an
- * image as one and need 0.55 of the time; two engines would need twice the memory for what layers pass on.
+ * Minimum threads per engine of a large model. Measured on TiTok-S-128: two threads use the same processor time per image
+ * as one, in 0.55 of the time; two engines would need twice the memory for activations.
  */
 const THREADS_OF_LARGE = 2
 
-/** Of the time that an engine has for a batch, the share that its largest one should take. */
+/** The largest batch should take this share of the time that an engine has for a batch. */
 const SHARE_OF_DEADLINE = 0.5
 
-/** What a model's size follows from. */
+/** What determines the size of a model. */
 export interface ModelSize {
   graphs: Pick<Graph, 'bytes' | 'weights' | 'inputs'>[]
   imageSize: number
 }
 
 /**
- * Memory that engines on a CPU take, in bytes: what they share, counted once, and what each needs for itself.
- * @param threads threads of one engine.
+ * Memory that CPU engines use, in bytes: shared memory, counted once, and the private memory of each.
+ * @param threads threads per engine.
  */
 export function memoryOf({ graphs, imageSize }: ModelSize, threads: number): { shared: number; each: number } {
   const sum = (sizes: number[]) => sizes.reduce((total, bytes) => total + bytes, 0)
@@ -101,7 +101,7 @@ export function planEngines(
   }
   let count = options.engines ?? (provider === 'cuda' ? devices.length : 1)
   if (planned) {
-    // As many as fit, but no number that leaves many cores without work, as five engines on eight cores would.
+    // As many as fit, except numbers that leave many cores idle, such as five engines on eight cores.
     for (let engines = 2; engines * threadsOf(engines) <= cores; engines++) {
       if (fits(engines) && engines * threadsOf(engines) >= BUSY_CORES * cores) count = engines
     }
@@ -129,8 +129,8 @@ export function planBatches(
 }
 
 /**
- * The maximum batch size: no more than `max`, and no more than an engine can do well within its deadline.
- * @param itemMs milliseconds that one item takes by itself; the slower of encoding and decoding counts.
+ * The maximum batch size: at most `max`, and at most what an engine can do well within its deadline.
+ * @param itemMs milliseconds per item, run alone; the slower of encoding and decoding counts.
  * @param timeoutMs milliseconds within which an engine must answer a batch.
  */
 export function largestBatch(max: number, itemMs: ItemTimes, timeoutMs: number): number {
@@ -138,16 +138,16 @@ export function largestBatch(max: number, itemMs: ItemTimes, timeoutMs: number):
   return Math.max(1, Math.min(max, Math.floor((timeoutMs * SHARE_OF_DEADLINE) / slowest)))
 }
 
-/** Cores and memory, as the machine has them or a container is allowed. */
+/** The cores and memory of the machine, or those that a container may use. */
 export async function usableMachine(): Promise<Machine> {
-  // A limit that is none is a number far beyond what there is, or 0.
+  // "No limit" is a number far beyond the machine's memory, or 0.
   const memory = Math.min(process.constrainedMemory() || Number.POSITIVE_INFINITY, totalmem())
   return { cores: await usableCores(), memory }
 }
 
 /**
- * Whole cores this process may use: the CPUs it may run on, no more than its cgroup's quota (version 2 or 1) pays for.
- * @param cgroups where the cgroup file system of this process is mounted.
+ * Whole cores this process may use: the CPUs it may run on, but at most its cgroup's quota (version 2 or 1).
+ * @param cgroups mount point of this process's cgroup file system.
  */
 export async function usableCores(cgroups = '/sys/fs/cgroup', cpus = availableParallelism()): Promise<number> {
   const [unified, quota, period] = await Promise.all(
@@ -155,7 +155,7 @@ export async function usableCores(cgroups = '/sys/fs/cgroup', cpus = availablePa
       readFile(`${cgroups}/${file}`, 'utf8').catch(() => ''),
     ),
   )
-  // Version 2 has "<quota or max> <period>" in one file; version 1 a quota of -1 where there is none.
+  // Version 2 has "<quota or max> <period>" in one file; version 1 has a quota of -1 if there is none.
   const [quotaUs, periodUs] = (unified || `${quota} ${period}`).trim().split(/\s+/).map(Number)
   const limit = quotaUs && periodUs && quotaUs > 0 ? quotaUs / periodUs : cpus
   return Math.max(1, Math.min(cpus, Math.floor(limit)))

@@ -5,7 +5,7 @@ import type { Inference, InferenceMetrics, Timings } from '../inference/inferenc
 
 const seconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 
-/** Where the gauges get their values. */
+/** The sources of the gauges' values. */
 interface Watched {
   inference: Inference
   config: { queueLimit: number; inflightLimit: number }
@@ -13,10 +13,10 @@ interface Watched {
   draining: boolean
 }
 
-/** What Prometheus reads. It separates the time in the queue, in image processing, in the graphs, and in total. */
+/** The metrics for Prometheus. Time is measured in the queue, in image processing, in the graphs, and in total. */
 export class Metrics {
   readonly registry = new Registry()
-  /** Where inference reports to. */
+  /** Receives what inference reports. */
   readonly inference: InferenceMetrics
 
   private readonly requests = this.counter('requests_total', 'Requests answered', ['route', 'method', 'status'])
@@ -95,7 +95,7 @@ export class Metrics {
     new Gauge({ name: `nativetok_${name}`, help, registers: [this.registry], collect })
   }
 
-  /** The versions that run, as labels of a gauge that is always 1. */
+  /** The running versions, as labels of a gauge that is always 1. */
   private info(): void {
     const labels = (): Record<string, string> | undefined => {
       const info = this.#watched?.inference.info

@@ -23,7 +23,7 @@ export function logRequests(
   })
 }
 
-/** Keeps only the query parameters that the contract knows: a key that somebody sends there must not be logged. */
+/** Keeps only the query parameters in the contract: an API key sent in a query must not be logged. */
 function urlFilter(contract: Contract): (url: string) => string {
   const known = new Set(
     operationsOf(contract).flatMap(({ schema }) =>

@@ -18,7 +18,7 @@ const traced = ['/encode', '/decode']
 
 /**
  * Sends a trace of every encode and decode to an OpenTelemetry collector: a span for the request, which continues the
- * client's trace where it sends a `traceparent`, and one for each step below it. Loading this module loads OpenTelemetry.
+ * client's trace if it sends a `traceparent`, and a child span for each step. Loading this module loads OpenTelemetry.
  *
  * @param endpoint the collector's base URL, as in http://localhost:4318
  */
@@ -89,7 +89,7 @@ export function traceRequests(http: FastifyInstance, { inference }: { inference:
   http.addHook('onClose', () => provider.shutdown().catch((error: Error) => warn(error.message)))
 }
 
-/** Of `performance.now()`, in milliseconds since 1970. */
+/** Converts a `performance.now()` value to milliseconds since 1970. */
 function epoch(now: number): number {
   return performance.timeOrigin + now
 }

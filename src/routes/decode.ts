@@ -14,7 +14,7 @@ type Query = NonNullable<operations['decode']['parameters']['query']>
 type Body = components['schemas']['Sequences']
 type Answer = components['schemas']['DecodedImages']
 
-/** What the request holds: one sequence, answered with an image, or a batch. */
+/** The content of the request: one sequence, answered with an image, or a batch. */
 interface Sequences {
   rows: number[][]
   batch: boolean
@@ -39,7 +39,7 @@ export function decode(services: Services): RouteHandlerMethod {
       if (!info.prefixes && row.length < info.length) {
         throw new Problem(
           'invalid-tokens',
-          `${where} has ${row.length} tokens; this model decodes whole sequences of ${info.length} only`,
+          `${where} has ${row.length} tokens; this model decodes only whole sequences of ${info.length}`,
           { item },
         )
       }
@@ -80,7 +80,7 @@ export function decode(services: Services): RouteHandlerMethod {
       return writeNpy('|u1', [rows.length, info.imageSize, info.imageSize, 3], pixels)
     }
     const chosen = type === 'application/json' ? (format ?? 'png') : (type.slice('image/'.length) as ImageFormat)
-    // No more than can run at once, so that requests share the thread pool fairly.
+    // At most as many as can run at once, so that requests share the thread pool fairly.
     const inTurn = pLimit(poolSize)
     const files = await admission.each(rows, async (row) => {
       const pixels = await toPixels(row)

@@ -20,7 +20,7 @@ type Body = Buffer | NpyArray | { images: (string | Part)[] }
 
 interface File {
   bytes: Buffer
-  /** What errors call it. */
+  /** Its name in errors. */
   name: string
 }
 
@@ -36,12 +36,12 @@ export function encode(services: Services): RouteHandlerMethod {
   const { config, inference, metrics } = services
   const { info } = inference
 
-  /** The contract bounds lengths; a model without prefixes has one only. */
+  /** The contract bounds lengths; a model without prefixes has only one. */
   function checkLength(length: number): void {
     if (info.kind === 'parallel' && length !== info.length) {
       throw new Problem(
         'malformed',
-        `query.length is ${length}; this model's tokens have no order, so only all ${info.length} together have a meaning`,
+        `query.length is ${length}; this model's tokens have no order, so it must be ${info.length}`,
       )
     }
   }
@@ -68,7 +68,7 @@ export function encode(services: Services): RouteHandlerMethod {
       })
     } catch (error) {
       if (!(error instanceof ImageError)) throw error
-      // Only the content can say what a body without a type is.
+      // Only the content shows what a body without a type is.
       const untyped = mediaTypeOf(request) === 'application/octet-stream'
       const kind = untyped && error.reason === 'unknown-format' ? 'unsupported-type' : problemOf[error.reason]
       throw new Problem(kind, `${name} ${error.message}`, { item }, error)
@@ -99,7 +99,7 @@ export function encode(services: Services): RouteHandlerMethod {
       rows = await admission.each(images, toTokens)
     } else {
       const files = filesOf(body, admission)
-      // No more than can run at once, so that requests share the thread pool fairly.
+      // At most as many as can run at once, so that requests share the thread pool fairly.
       const inTurn = pLimit(poolSize)
       rows = await admission.each(files, (file, item) => toTokens(inTurn(() => pixelsOf(file, item, request))))
     }
@@ -128,7 +128,7 @@ function imagesOf(array: NpyArray, size: number): Uint8Array[] {
   return Array.from({ length: count }, (_, i) => array.data.subarray(i * bytesEach, (i + 1) * bytesEach))
 }
 
-/** An image of a JSON body: base64, also in lines and also as a data URL. */
+/** An image in a JSON body: base64, which may contain line breaks or be a data URL. */
 function fromBase64(text: string, item: number): Buffer {
   const refuse = (reason: string): never => {
     throw new Problem('malformed', `image ${item} ${reason}`, { item })
@@ -137,7 +137,7 @@ function fromBase64(text: string, item: number): Buffer {
   if (prefix !== '' && encoding === '') refuse('is a data URL that is not base64')
   const digits = text.slice(prefix.length).replaceAll(/[ \t\r\n]+/g, '')
   const bytes = Buffer.from(digits, 'base64')
-  // Buffer skips what is no base64, which shows in the length of what it read.
+  // Buffer skips characters that are not base64, which shows in the length of the result.
   const count = digits.length - (digits.endsWith('==') ? 2 : digits.endsWith('=') ? 1 : 0)
   if (digits.length % 4 !== 0 || bytes.length !== Math.floor((count * 3) / 4)) refuse('is not base64')
   return bytes

@@ -13,12 +13,12 @@ The API is documented at <a href="docs">docs</a>.</p>
 </html>
 `
 
-/** The playground, as `npm run build` makes it of `web/`. Its files cost requests of the API nothing. */
+/** The playground, built by `npm run build` from `web/`. Its files do not slow down API requests. */
 export class Playground {
   readonly #folder: URL
   readonly #built: boolean
 
-  /** @param folder where the built files are, if they are; it ends in a slash */
+  /** @param folder of the built files, if they exist; ends in a slash */
   constructor(folder = new URL('../../web/dist/', import.meta.url)) {
     this.#folder = folder
     this.#built = existsSync(new URL('index.html', folder))
@@ -31,11 +31,11 @@ export class Playground {
       root: fileURLToPath(this.#folder),
       prefix: '/playground/',
       index: false,
-      // A folder is no file: not found, rather than forbidden.
+      // A folder is not a file: answer "not found", not "forbidden".
       allowedPath: (path) => !path.endsWith('/'),
       cacheControl: false,
       setHeaders: (reply, path) => {
-        // The names of scripts and style sheets change with their content; browsers ask after all else.
+        // The names of scripts and style sheets change with their content; browsers revalidate everything else.
         const named = /-[A-Z0-9]{8}\.\w+$/.test(path)
         reply.header('cache-control', named ? 'public, max-age=31536000, immutable' : 'no-cache')
       },
@@ -48,7 +48,7 @@ export class Playground {
     return reply.type('text/html; charset=utf-8').header('cache-control', 'no-cache').send(notBuilt)
   }
 
-  /** What puts the playground's header on the API documentation. */
+  /** Adds the playground's header to the API documentation. */
   docsTheme(): NonNullable<FastifySwaggerUiOptions['theme']> {
     const title = 'NativeTok API'
     if (!this.#built) return { title }

@@ -38,7 +38,7 @@ const statusWith = async (service: Service, key: string) => {
   return answer.status
 }
 
-test('keys come from a file, in which each may have a name that the log shows', async () => {
+test("keys come from a file, in which each may have a holder's name that the log shows", async () => {
   const file = join(folder, 'keys')
   await writeFile(file, '# who may\n\ntrainer first-key\r\n  nameless-key\ntrainer   second-key\n')
   await serving({ apiKeysFile: file }, async (service) => {
@@ -53,7 +53,7 @@ test('keys come from a file, in which each may have a name that the log shows', 
   assert.equal(backend.lines.find((line) => line.requestId === 'by-name')?.keyHolder, 'trainer')
 })
 
-test('a file of keys that cannot be used keeps the service from starting, and the message shows no key', async () => {
+test('with an invalid file of keys the service does not start, and the message shows no key', async () => {
   const file = join(folder, 'broken')
   const cases: [string, RegExp][] = [
     ['# nobody\n', /holds no API key/],
@@ -72,7 +72,7 @@ test('a file of keys that cannot be used keeps the service from starting, and th
 })
 
 test('keys change while it serves, as a mounted Kubernetes secret does; a broken file changes none', async () => {
-  // A secret's mount: keys -> ..data/keys, ..data -> a folder a version, and ..data is replaced by renaming.
+  // A mounted secret: keys -> ..data/keys, ..data -> one folder per version, and ..data is replaced by renaming.
   const mount = join(folder, 'secret')
   const file = join(mount, 'keys')
   await mkdir(mount)
@@ -103,7 +103,7 @@ test('keys change while it serves, as a mounted Kubernetes secret does; a broken
   })
 })
 
-test('health and metrics are closed where the setting says so', async () => {
+test('health and metrics need a key if the setting says so', async () => {
   const apiKey = 'correct-horse'
   await serving({ apiKey, guard: ['metrics'] }, async (service) => {
     await problem(unauthorized, 'GET', '/metrics', get(service, '/metrics'))
@@ -129,7 +129,7 @@ const preflight = (service: Service, origin: string) =>
     },
   })
 
-test('no other origin may call unless it is named', async () => {
+test('another origin may call only if it is listed', async () => {
   await serving({}, async (service) => {
     const origin = 'https://a.example'
     const asked = await preflight(service, origin)
@@ -144,7 +144,7 @@ test('no other origin may call unless it is named', async () => {
     assert.match(asked.headers.get('access-control-allow-headers') ?? '', /X-Api-Key/)
     assert.equal((await preflight(service, 'https://b.example')).headers.get('access-control-allow-origin'), null)
 
-    // A page gets to read errors too.
+    // A page can read errors too.
     const refused = await get(service, '/info', { origin: 'https://a.example' })
     assert.equal(refused.status, 401)
     assert.equal(refused.headers.get('access-control-allow-origin'), 'https://a.example')
@@ -157,7 +157,7 @@ test('no other origin may call unless it is named', async () => {
   })
 })
 
-test('every answer has the security headers, and the policy of a page lets it load its own files alone', () =>
+test('every answer has the security headers, and the policy of a page lets it load only its own files', () =>
   serving({}, async (service) => {
     const answers = await Promise.all([
       get(service, '/info'),
@@ -176,21 +176,21 @@ test('every answer has the security headers, and the policy of a page lets it lo
     const page = await get(service, '/docs')
     const policy = page.headers.get('content-security-policy') ?? ''
     assert.doesNotMatch(policy, /unsafe|https?:|\*/)
-    // What the page would need and the policy refuses: scripts and styles in the page itself.
+    // Inline scripts and styles, which the policy forbids.
     const html = await page.text()
     assert.doesNotMatch(html, /<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)/)
     assert.match(policy, /script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'/)
   }))
 
-test('a client that asks too often gets 429 until the minute is over; others and probes do not', async () => {
+test('a key holder over the limit gets 429 until the minute is over; others and probes do not', async () => {
   const file = join(folder, 'clients')
   await writeFile(file, 'a key-a1\na key-a2\nb key-b\n')
-  const expected = { status: 429, kind: 'rate-limited', detail: /more than 3 requests a minute/ }
+  const expected = { status: 429, kind: 'rate-limited', detail: /more than 3 requests per minute/ }
   await serving({ apiKeysFile: file, rateLimit: 3 }, async (service) => {
     const info = (key: string) => get(service, '/info', { 'x-api-key': key })
     const first = await info('key-a1')
     assert.deepEqual([first.headers.get('ratelimit-limit'), first.headers.get('ratelimit-remaining')], ['3', '2'])
-    // Both keys are the client's, and all routes count together.
+    // Both keys have the same holder, and all routes count together.
     for (const key of ['key-a2', 'key-a1']) assert.equal((await info(key)).status, 200)
     const refused = await info('key-a2')
     assert.ok(Number(refused.headers.get('retry-after')) >= 1)
@@ -212,7 +212,7 @@ test('a client that asks too often gets 429 until the minute is over; others and
   })
 })
 
-test('an address is what a trusted proxy says it is, and no other may say', async () => {
+test("a client's address comes from trusted proxies only", async () => {
   const info = (service: Service, from: string) => get(service, '/info', { 'x-forwarded-for': from })
   await serving({ rateLimit: 1, trustProxy: ['127.0.0.0/8'] }, async (service) => {
     assert.equal((await info(service, '192.0.2.1')).status, 200)
@@ -225,7 +225,7 @@ test('an address is what a trusted proxy says it is, and no other may say', asyn
   })
 })
 
-test('the log holds no key and nothing of a body, at any level and wherever it was sent', async () => {
+test('the log has no key and nothing of a body, at any level and wherever it was sent', async () => {
   const apiKey = 'correct-horse-battery'
   const secrets = [apiKey, 'wrong-horse-staple', 'SECRET-IN-A-BODY', 'SECRET-IN-AN-IMAGE']
   const image = Buffer.concat([photos[0] as Buffer, Buffer.from('SECRET-IN-AN-IMAGE')])
@@ -251,7 +251,7 @@ test('the log holds no key and nothing of a body, at any level and wherever it w
       assert.equal(await post('/decode', 'SECRET-IN-A-BODY', 'application/x-npy'), 400)
       assert.equal(await post('/encode', 'SECRET-IN-A-BODY', 'multipart/form-data; boundary=x'), 400)
       assert.equal((await get(service, '/info', { 'x-api-key': 'wrong-horse-staple' })).status, 401)
-      // A key in the query opens nothing and is not logged either.
+      // A key in the query is not accepted and not logged either.
       assert.equal((await get(service, `/info?api_key=${apiKey}&${apiKey}`)).status, 401)
       assert.equal((await get(service, `/nowhere?x-api-key=${apiKey}`)).status, 404)
     })

@@ -15,7 +15,7 @@ function row(round: number, contestant: string, imagesPerSecond: number): Row {
   }
 }
 
-test('ratios are taken within a round, whichever side was measured first', () => {
+test('ratios are computed within a round, whichever side was measured first', () => {
   const page = comparisonTable({
     commits: { this: 'aaaaaaa', other: 'bbbbbbb' },
     entries: [

@@ -13,7 +13,7 @@ import type { Results } from '../../bench/results.ts'
 import type { Target } from '../../bench/targets.ts'
 import { BUNDLE } from '../helpers/bundle.ts'
 
-test('one short round measures the service and the baseline, whose tokens are the same', async (t) => {
+test('one short round measures the service and the baseline, which give the same tokens', async (t) => {
   const out = await mkdtemp(join(tmpdir(), 'bench-test-'))
   t.after(() => rm(out, { recursive: true }))
   const { stdout } = await promisify(execFile)(process.execPath, [
@@ -47,7 +47,7 @@ test('one short round measures the service and the baseline, whose tokens are th
   assert.match(await readFile(join(out, 'plot.svg'), 'utf8'), /^<svg[\s\S]*this service[\s\S]*<\/svg>$/)
 })
 
-test('a contestant that does not start, or computes something else, is in the results with the reason', async () => {
+test('a contestant that does not start or gives wrong tokens is in the results with the reason', async () => {
   const service = contestants.find(({ name }) => name === 'service') as Contestant
   const scripted = (name: string, script: string): Contestant => ({
     ...{ name, title: name },

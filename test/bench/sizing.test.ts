@@ -14,7 +14,7 @@ function row(round: number, contestant: string, imagesPerSecond: number): Row {
   }
 }
 
-test('every setting by hand is the service with flags that it takes', () => {
+test('every manual setting is the service with valid flags', () => {
   const [own, ...byHand] = sizings(service, 2)
   assert.equal(own, service)
   const place = { port: 1, model: 'bundle', cores: 2 }
@@ -23,7 +23,7 @@ test('every setting by hand is the service with flags that it takes', () => {
   assert.ok(byHand.some(({ name }) => name === '--engines 1 --threads 2'))
 })
 
-test('the best setting by hand of a round is compared with the service in that round', () => {
+test('the service is compared with the best manual setting of the same round', () => {
   const rows = [row(1, 'service', 100), row(1, 'a', 105), row(1, 'b', 90), row(2, 'service', 50), row(2, 'b', 54)]
   const [, decode] = sizingTargets(service, rows)
   assert.deepEqual([decode?.measured?.min, decode?.measured?.max, decode?.met], [1.05, 1.08, true])

@@ -51,7 +51,7 @@ test('processor time is compared with the baseline at its fastest batch size', (
   assert.equal(find(/processor time .* baseline over .* crops/, [row({ cpuMsPerImage: 25 })], baseline)?.met, false)
 })
 
-test('results with a baseline on whole batches have targets for both kinds', () => {
+test('results with a baseline that runs whole batches have targets for both kinds', () => {
   const baseline = [
     baselineRow({ inParts: false }),
     baselineRow({ inParts: true, imagesPerSecond: 140, cpuMsPerImage: 16 }),
@@ -72,11 +72,11 @@ test('throughput and p99 are compared with the best of any peer in the round', (
   assert.equal(
     find(/p99 latency .* any peer.* crops/, [row({}), ...peers])?.met,
     false,
-    'a slower peer answers its slowest sooner',
+    'a peer with lower throughput has a better p99',
   )
 })
 
-test('the peer with a batching queue is not among those that are set up as usual', () => {
+test('the peer with a batching queue does not count as a usual setup', () => {
   const peers = [
     row({ contestant: 'fastapi-batch', imagesPerSecond: 120, p99: 80 }),
     row({ contestant: 'ray', imagesPerSecond: 80, p99: 200 }),
@@ -88,8 +88,8 @@ test('the peer with a batching queue is not among those that are set up as usual
   assert.equal(measured(/p99 latency .* FastAPI as usual.* crops/), 100 / 200)
 })
 
-test('the median of the ratios of the rounds counts, not the ratio of the medians', () => {
-  // A machine twice as slow in the second round, and a ratio that is the same in both.
+test("the median of the rounds' ratios counts, not the ratio of the medians", () => {
+  // The machine is twice as slow in the second round, but the ratio is the same.
   const rows = [1, 2].flatMap((round) => [
     row({ round, imagesPerSecond: 110 / round }),
     row({ round, contestant: 'fastapi', imagesPerSecond: 100 / round }),
@@ -128,7 +128,7 @@ test('the first stage is compared with all stages', () => {
   )
 })
 
-test('what was not measured is neither met nor missed, and says so', () => {
+test('a target that was not measured is neither met nor missed, and the report says so', () => {
   const targets = targetsOf({ rows: [], baseline: [], stages: [] })
   assert.ok(targets.every(({ measured, met }) => measured === undefined && met === undefined))
   assert.ok(

@@ -8,7 +8,7 @@ import { fixture } from '../helpers/service.ts'
 const size = 128
 const row = size * 3
 
-/** Mean absolute difference a channel of two images, `shift` pixels of the second one further to the right or below. */
+/** Mean absolute difference per channel of two images, with the second one shifted by `shift` pixels. */
 function difference(a: Buffer, b: Buffer, shift: { x: number; y: number } = { x: 0, y: 0 }): number {
   let sum = 0
   let count = 0
@@ -36,7 +36,7 @@ for (const name of names) {
       .toBuffer()
     assert.equal(pixels.length, size * row)
     assert.ok(difference(pixels, expected) < 0.6, `${difference(pixels, expected)}`)
-    // The comparison is fine enough: half a pixel beside it would be seen.
+    // The comparison is sensitive enough to detect an offset of half a pixel.
     assert.ok(difference(pixels, expected, { x: 1, y: 0 }) > 0.8)
     assert.ok(difference(pixels, expected, { x: 0, y: 1 }) > 0.8)
   })

@@ -7,7 +7,7 @@ import { fixture } from '../helpers/service.ts'
 const reference = await decode(fixture('formats/small.png'))
 const heic = fixture('formats/small.heic')
 
-/** The same file with other brands: the first, and one for all others. */
+/** The same file with other brands: one for the first, and one for all the others. */
 function branded(file: Buffer, first: string, others: string): Buffer {
   const copy = Buffer.from(file)
   copy.write(first, 8, 'latin1')
@@ -21,7 +21,7 @@ test('an AVIF sequence gives its still picture', async () => {
   assert.ok(difference(await decode(sequence), reference) < 4)
 })
 
-test('AVIF is told by any of its brands and by its items', async () => {
+test('AVIF is recognised by any of its brands or by its items', async () => {
   for (const name of ['sequence.avif', 'cat.avif']) {
     const file = fixture(`formats/${name}`)
     const right = await decode(file)
@@ -33,7 +33,7 @@ test('AVIF is told by any of its brands and by its items', async () => {
   }
 })
 
-test('HEIC and films are refused by name under any brand', async () => {
+test('HEIC and videos are refused by name, whatever the brand', async () => {
   for (const first of ['heic', 'heix', 'hevc', 'heim', 'mif1', 'msf1', 'miaf', 'zzzz']) {
     for (const others of ['heic', 'mif1', 'miaf']) {
       const file = branded(heic, first, others)
@@ -51,7 +51,7 @@ test('premultiplied alpha is refused by name', async () => {
   await assert.rejects(decode(file), { reason: 'unsupported', message: /premultiplied alpha/ })
 })
 
-test('an AVIF that is cut off is damaged', async () => {
+test('a truncated AVIF is reported as damaged', async () => {
   const file = fixture('formats/cat.avif')
   for (const length of [12, 20, 40, 200, 400, file.length - 1000]) {
     await assert.rejects(

@@ -7,7 +7,7 @@ import { fixture } from '../helpers/service.ts'
 
 const [rgb, grey] = [await photo(), await photo('grey')]
 
-// What a colour space's values are in sRGB, by published matrices for linear light (D65, CSS Color 4).
+// Conversions to sRGB with published matrices for linear light (D65, CSS Color 4).
 const toSrgb = {
   sRGB: [1, 0, 0, 0, 1, 0, 0, 0, 1],
   P3: [1.2249402, -0.2249402, 0, -0.042057, 1.042057, 0, -0.0196376, -0.0786361, 1.0982735],
@@ -21,7 +21,7 @@ const encoded = (light: number) => {
 }
 const power = (gamma: number) => (value: number) => value ** gamma
 
-/** The photo's values, read as another colour space's, in sRGB. */
+/** The photo's values, read as values of another colour space and converted to sRGB. */
 function converted(
   { samples, ...size }: Picture,
   space: keyof typeof toSrgb,
@@ -52,7 +52,7 @@ const p3 = cHRM(0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
 const srgbPrimaries = cHRM(0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 const sRGB = chunk('sRGB', Buffer.alloc(1))
 
-test('colour that a PNG names without a profile is brought to sRGB', async () => {
+test('colour that a PNG names without a profile is converted to sRGB', async () => {
   const kinds: [name: string, chunks: Buffer[], right: Picture][] = [
     ['Display P3', [cICP(12, 13, 0, 1)], converted(rgb, 'P3', linear)],
     ['BT.2020', [cICP(9, 13, 0, 1)], converted(rgb, 'BT.2020', linear)],
@@ -66,8 +66,8 @@ test('colour that a PNG names without a profile is brought to sRGB', async () =>
     ['sRGB before gAMA and cHRM', [sRGB, gAMA(1), adobe], rgb],
     ['sRGB by code points', [cICP(1, 13, 0, 1), gAMA(1)], rgb],
     ['unspecified', [cICP(2, 2, 0, 1)], rgb],
-    ['what many writers put beside sRGB values', [gAMA(0.45455), srgbPrimaries], rgb],
-    ['primaries that are none', [gAMA(0.45455), cHRM(0, 0, 0, 0, 0, 0)], rgb],
+    ['what many writers add to sRGB values', [gAMA(0.45455), srgbPrimaries], rgb],
+    ['primaries that do not form a colour space', [gAMA(0.45455), cHRM(0, 0, 0, 0, 0, 0)], rgb],
     ['a gamma of 0', [gAMA(0)], rgb],
   ]
   for (const [name, before, right] of kinds) {
@@ -78,7 +78,7 @@ test('colour that a PNG names without a profile is brought to sRGB', async () =>
   }
 })
 
-test('grey of another gamma is brought to sRGB', async () => {
+test('grey with another gamma is converted to sRGB', async () => {
   const right = { ...grey, samples: grey.samples.map((value) => encoded(value / 255)) }
   for (const deep of [false, true]) {
     const file = png(grey, { deep, colourType: 0, before: [gAMA(1)] })
@@ -86,12 +86,12 @@ test('grey of another gamma is brought to sRGB', async () => {
   }
 })
 
-test('colour that cannot be brought to sRGB is refused by name', async () => {
+test('colour that cannot be converted to sRGB is refused by name', async () => {
   const refused: [codes: number[], message: RegExp][] = [
     [[9, 16, 0, 1], /high dynamic range \(PQ\)/],
     [[9, 18, 0, 1], /high dynamic range \(HLG\)/],
     [[1, 13, 1, 1], /luma and chroma/],
-    [[1, 13, 0, 0], /narrow range/],
+    [[1, 13, 0, 0], /narrow-range colour/],
     [[99, 13, 0, 1], /primaries 99/],
     [[1, 99, 0, 1], /transfer characteristics 99/],
   ]
@@ -103,10 +103,10 @@ test('colour that cannot be brought to sRGB is refused by name', async () => {
   await assert.rejects(decode(pq), { constructor: ImageError, reason: 'unsupported', message: /\(PQ\)/ })
 })
 
-test('colour that an AVIF names without a profile is brought to sRGB', async () => {
+test('colour that an AVIF names without a profile is converted to sRGB', async () => {
   const stored = fixture('formats/small.png')
   const right = await decode(png(await pictureOf(stored), { before: [cICP(12, 13, 0, 1)] }))
-  assert.ok(difference(right, await decode(stored)) > 3, 'the colours differ at all')
+  assert.ok(difference(right, await decode(stored)) > 3, 'the colours do differ')
   for (const name of ['p3.avif', 'p3-10-bit.avif']) {
     assert.ok(difference(await decode(fixture(`formats/${name}`)), right) < 2.5, name)
   }

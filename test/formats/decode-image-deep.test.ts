@@ -17,7 +17,7 @@ import {
 const [rgb, grey] = [await photo(), await photo('grey')]
 const alpha = Uint8Array.from({ length: rgb.width * rgb.height }, (_, i) => ((i % rgb.width) * 255) / rgb.width)
 
-/** The profile that sharp knows under a name. */
+/** A profile that sharp has by name. */
 async function profile(name: string): Promise<Buffer> {
   const { icc } = await sharp({ create: { width: 1, height: 1, channels: 3, background: '#fff' } })
     .withIccProfile(name)
@@ -28,7 +28,7 @@ async function profile(name: string): Promise<Buffer> {
   return icc
 }
 
-/** A profile with the curve replaced by a power, kept in 8.8 fixed point. */
+/** A profile with its curve replaced by a gamma, stored in 8.8 fixed point. */
 function withGamma(icc: Buffer, gamma: number): Buffer {
   const bytes = Buffer.from(icc)
   for (let i = 0; i < bytes.readUInt32BE(128); i++) {
@@ -43,7 +43,7 @@ function withGamma(icc: Buffer, gamma: number): Buffer {
   return bytes
 }
 
-/** A grey profile of a power: white, and a curve. */
+/** A grey profile with a gamma: a white point and a curve. */
 function greyProfile(gamma: number): Buffer {
   const bytes = Buffer.alloc(132 + 24 + 20 + 16)
   bytes.writeUInt32BE(bytes.length)
@@ -118,13 +118,13 @@ test('16-bit grey with a profile equals its 8-bit form', async () => {
   }
 })
 
-test('a profile of another colour space than the pixels is ignored at either depth', async () => {
+test("a profile for a different colour space than the pixels' is ignored at both depths", async () => {
   const [eight, sixteen] = [false, true].map((deep) => png(grey, { deep, colourType: 0, before: [profileChunk(p3)] }))
   assert.ok(eight && sixteen)
   assert.ok(difference(await decode(sixteen), await decode(eight)) < 0.5)
 })
 
-test('orientation is applied where a profile is, too', async () => {
+test('orientation is also applied when there is a profile', async () => {
   const nothing = new Uint8Array(alpha.length)
   for (let orientation = 1; orientation <= 8; orientation++) {
     const before = [profileChunk(p3), chunk('eXIf', exif(orientation))]

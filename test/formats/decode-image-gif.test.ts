@@ -6,7 +6,7 @@ import { decode, difference, photo, png } from '../helpers/image-files.ts'
 const { width, height, samples } = await photo()
 const raw = { raw: { width, height, channels: 3 as const } }
 const frame = await sharp(samples, raw).gif().toBuffer()
-/** Where the picture stands in sharp's GIF: behind the table of colours and what describes the frame. */
+/** Where the picture begins in sharp's GIF: after the colour table and the frame's descriptor. */
 const table = frame.subarray(13, 13 + 3 * 2 ** (((frame[10] ?? 0) & 7) + 1))
 const shown = await sharp(frame).flatten({ background: '#fff' }).raw().toBuffer()
 
@@ -32,7 +32,7 @@ function onCanvas({
   assert.equal(file[descriptor], 0x2c)
   file.writeUInt16LE(at[0], descriptor + 1)
   file.writeUInt16LE(at[1], descriptor + 3)
-  // Without what sharp wrote between, which may name a transparent colour.
+  // Without the blocks that sharp wrote in between, which may name a transparent colour.
   return Buffer.concat([file.subarray(0, 13 + table.length), before, file.subarray(descriptor)])
 }
 
@@ -44,7 +44,7 @@ async function expected(canvas: [number, number], at: [number, number]): Promise
   return decode(await pasted.png().toBuffer())
 }
 
-test('what the first frame leaves uncovered is white', async () => {
+test('the part of the canvas that the first frame does not cover is white', async () => {
   const control = (flags: number, colour = 0) => Buffer.from([0x21, 0xf9, 4, flags, 0, 0, colour, 0])
   const comment = Buffer.from([0x21, 0xfe, 2, 0x68, 0x69, 0])
   const canvas: [number, number] = [400, 400]
@@ -65,13 +65,13 @@ test('what the first frame leaves uncovered is white', async () => {
   }
 })
 
-test('a frame that covers the canvas is as it is', async () => {
+test('a file whose first frame covers the canvas is unchanged', async () => {
   const whole = onCanvas({ canvas: [width, height], at: [0, 0] })
   const reference = await decode(png({ width, height, samples: shown }))
   assert.ok(difference(await decode(whole), reference) < 0.5)
 })
 
-test('a GIF that ends within its first frame is damaged', async () => {
+test('a GIF that ends within its first frame is reported as damaged', async () => {
   const file = onCanvas({ canvas: [400, 400], at: [50, 100] })
   for (const length of [14, 13 + table.length + 5, file.length / 2]) {
     await assert.rejects(decode(file.subarray(0, length)), { reason: 'undecodable', message: /damaged or cut off/ })

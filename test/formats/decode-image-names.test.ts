@@ -17,14 +17,14 @@ const named: [file: string, message: RegExp][] = [
   ['small.heic', /HEIC/],
 ]
 
-test('a whole file of a kind that is not taken is refused by name', async () => {
+test('an intact file of an unsupported kind is refused by name', async () => {
   for (const [file, message] of named) {
     const refused = { constructor: ImageError, reason: 'unsupported', message }
     await assert.rejects(decode(fixture(`formats/${file}`)), refused, file)
   }
 })
 
-test('every compression of TIFF that libvips does not read has a name', async () => {
+test('every TIFF compression that libvips does not read has a name', async () => {
   const compressions = {
     6: 'old-style JPEG',
     34887: 'LERC',
@@ -38,7 +38,7 @@ test('every compression of TIFF that libvips does not read has a name', async ()
   }
 })
 
-test('a format is told by its first bytes', async () => {
+test('a format is recognised by its first bytes', async () => {
   const starts: Record<string, string> = {
     '8BPS\0\x01': 'PSD',
     'BM\x36\x04': 'BMP',
@@ -55,7 +55,7 @@ test('a format is told by its first bytes', async () => {
   }
 })
 
-/** A black PNG of one bit per pixel. */
+/** A black PNG with one bit per pixel. */
 function blackPng(width: number, height: number): Buffer {
   const header = Buffer.alloc(13)
   header.writeUInt32BE(width)
@@ -71,8 +71,8 @@ function blackPng(width: number, height: number): Buffer {
   ])
 }
 
-test('a side too long for the library is called that', async () => {
-  const tooLong = { constructor: ImageError, reason: 'too-many-pixels', message: /too long to be resized: \d+ x \d+/ }
+test('a side that is too long for libvips is reported as too long', async () => {
+  const tooLong = { constructor: ImageError, reason: 'too-many-pixels', message: /too long to resize: \d+ x \d+/ }
   await assert.rejects(decode(blackPng(1_000_001, 1)), tooLong)
   await assert.rejects(decode(blackPng(1, 1_000_001)), tooLong)
   const layout = { bits: 8, samples: 1, photometric: 1 }
@@ -80,7 +80,7 @@ test('a side too long for the library is called that', async () => {
   await decode(blackPng(200_000, 1))
 })
 
-test('damage is still called damage', async () => {
+test('damaged files are still reported as damaged', async () => {
   for (const file of ['12-bit.jpg', 'zstandard.tiff', 'small.png', 'cat.webp', 'animated.gif', 'cat.tiff']) {
     const bytes = fixture(`formats/${file}`)
     await assert.rejects(decode(bytes.subarray(0, 15)), { constructor: ImageError, reason: 'undecodable' }, file)

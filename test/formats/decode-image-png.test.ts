@@ -7,11 +7,11 @@ import { chunk, decode, difference, exif, type Picture, photo, png } from '../he
 const upright = await photo()
 const reference = await decode(png(upright))
 
-/** The photo as it is stored under an orientation. */
+/** The photo as stored with an orientation. */
 async function stored(orientation: number): Promise<Picture> {
   const { width, height, samples } = upright
   const raw = sharp(samples, { raw: { width, height, channels: 3 } })
-  // The operation that undoes the orientation's.
+  // The operation that reverses the orientation.
   const image = {
     ...{ 1: raw, 2: raw.clone().flop(), 3: raw.clone().rotate(180), 4: raw.clone().flip() },
     ...{ 5: raw.clone().rotate(270).flop(), 6: raw.clone().rotate(270) },
@@ -26,7 +26,7 @@ async function stored(orientation: number): Promise<Picture> {
 const hexadecimal = (kind: string, block: Buffer) =>
   `\n${kind}\n${String(block.length).padStart(8)}\n${block.toString('hex').replace(/.{72}/g, '$&\n')}\n`
 
-test('orientation in eXIf counts before and behind the pixels', async () => {
+test('orientation in eXIf is applied, before or after the pixels', async () => {
   for (const order of ['big', 'little'] as const) {
     for (let orientation = 1; orientation <= 8; orientation++) {
       const picture = await stored(orientation)
@@ -38,7 +38,7 @@ test('orientation in eXIf counts before and behind the pixels', async () => {
   }
 })
 
-test('orientation in a text chunk counts', async () => {
+test('orientation in a text chunk is applied', async () => {
   const picture = await stored(6)
   const block = Buffer.concat([Buffer.from('Exif\0\0', 'latin1'), exif(6)])
   for (const [keyword, kind] of [
@@ -61,7 +61,7 @@ test('orientation in a text chunk counts', async () => {
   }
 })
 
-test('eXIf counts more than a text chunk, and what is no EXIF says nothing', async () => {
+test('eXIf has precedence over a text chunk, and text that is not EXIF is ignored', async () => {
   const picture = await stored(6)
   const text = (block: Buffer) =>
     chunk('tEXt', Buffer.from(`Raw profile type exif\0${hexadecimal('exif', block)}`, 'latin1'))

@@ -17,7 +17,7 @@ const [rgb, grey] = [await photo(), await photo('grey')]
 const reference = await decode(png(rgb))
 const greyReference = await decode(png(grey, { colourType: 0 }))
 const pixels = rgb.width * rgb.height
-/** From nothing on the left to all on the right. */
+/** From transparent on the left to opaque on the right. */
 const ramp = Uint8Array.from({ length: pixels }, (_, i) => Math.round(((i % rgb.width) * 255) / (rgb.width - 1)))
 const onWhite = await decode(png({ ...rgb, samples: interleave(rgb, ramp) }, { colourType: 6 }))
 const greyOnWhite = await decode(png({ ...grey, samples: interleave(grey, ramp) }, { colourType: 4 }))
@@ -36,7 +36,7 @@ async function refused(file: Buffer, message: RegExp, reason: ImageError['reason
   await assert.rejects(decode(file), { constructor: ImageError, reason, message })
 }
 
-test('unsigned samples of 8 and 16 bits in either byte order, also in BigTIFF', async () => {
+test('unsigned samples of 8 and 16 bits are read in both byte orders, also from BigTIFF', async () => {
   for (const order of ['little', 'big'] as const) {
     for (const big of [false, true]) {
       for (const [bits, data, greyData] of [
@@ -52,7 +52,7 @@ test('unsigned samples of 8 and 16 bits in either byte order, also in BigTIFF', 
   }
 })
 
-test('32-bit floating point from 0 to 1 is taken as such', async () => {
+test('32-bit floating point from 0 to 1 is read', async () => {
   for (const order of ['little', 'big'] as const) {
     const layout = { bits: 32, format: 3, order }
     assert.ok(difference(await decode(tiff(rgb, floats(rgb.samples, order), layout)), reference) < 0.5, order)
@@ -69,7 +69,7 @@ test('floating point with alpha is flattened on white', async () => {
   assert.ok(difference(await decode(greyFile), greyOnWhite) < 1)
 })
 
-test('floating point beyond 0 to 1, or no number at all, is refused', async () => {
+test('floating point outside 0 to 1, or NaN, is refused', async () => {
   const layout = { bits: 32, format: 3 }
   const outside = /floating-point samples outside 0 to 1/
   await refused(tiff(rgb, floats(rgb.samples, 'little', 1), layout), outside)
@@ -81,7 +81,7 @@ test('floating point beyond 0 to 1, or no number at all, is refused', async () =
   }
 })
 
-test('the limit on pixels holds for floating point', async () => {
+test('the pixel limit applies to floating point', async () => {
   const file = tiff(rgb, floats(rgb.samples), { bits: 32, format: 3 })
   await assert.rejects(decodeImage(file, { ...options, maxPixels: pixels - 1 }), { reason: 'too-many-pixels' })
   await decodeImage(file, { ...options, maxPixels: pixels })
@@ -115,12 +115,12 @@ test('every other kind of sample is refused by name', async () => {
   }
 })
 
-test('colour that libvips reads as another is refused by name', async () => {
+test('colour that libvips would misread is refused by name', async () => {
   const kinds: [photometric: number, samples: number, message: RegExp][] = [
     [8, 3, /CIE L\*a\*b\* colour/],
     [9, 3, /ICC L\*a\*b\* colour/],
     [10, 3, /ITU L\*a\*b\* colour/],
-    [6, 3, /YCbCr colour of subsampling 1 by 1/],
+    [6, 3, /YCbCr colour with 1 by 1 subsampling/],
     [32844, 1, /Log L colour/],
     [4, 1, /transparency mask/],
     [777, 3, /unknown colour space/],
@@ -134,7 +134,7 @@ test('colour that libvips reads as another is refused by name', async () => {
   }
 })
 
-test('a last band that does not say that it is alpha is left out', async () => {
+test('a last band that is not declared as alpha is ignored', async () => {
   for (const band of [ramp, new Uint8Array(pixels)]) {
     for (const fields of [{ 338: [0] }, {}] as TiffOptions['fields'][]) {
       const layout = { bits: 8, samples: 4, ...(fields && { fields }) }
@@ -148,7 +148,7 @@ test('a last band that does not say that it is alpha is left out', async () => {
   }
 })
 
-test('a last band that says that it is alpha is flattened on white', async () => {
+test('a last band that is declared as alpha is flattened on white', async () => {
   const premultiplied = rgb.samples.map((value, i) => Math.round((value * (ramp[Math.floor(i / 3)] ?? 0)) / 255))
   for (const [kind, samples] of [
     [2, rgb.samples],
@@ -166,7 +166,7 @@ test('a camera raw and a thumbnail are refused by name', async () => {
   const data = Buffer.from(rgb.samples)
   const make = (name: string) => Buffer.from(`${name}\0`, 'latin1')
   const child = (fields: TiffOptions['fields']) => {
-    // A second directory behind the first file, which points to it.
+    // A second directory at the end of the file; the first one points to it.
     const parent = (at: number) => tiff(rgb, data, { bits: 8, fields: { ...fields, 330: [at] } })
     return parent(parent(0).length)
   }
@@ -216,7 +216,7 @@ test('a camera raw and a thumbnail are refused by name', async () => {
   await refused(Buffer.from('FUJIFILMCCD-RAW 0201'.padEnd(100, '\0'), 'latin1'), /camera raw \(RAF\)/)
 })
 
-test('directories that loop, lie outside the file or announce too much are survived', async () => {
+test('directories that loop, are outside the file or announce too much do no harm', async () => {
   const data = Buffer.from(rgb.samples)
   const file = tiff(rgb, data, { bits: 8 })
   const directory = file.readUInt32LE(4)

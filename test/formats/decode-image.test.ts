@@ -6,7 +6,7 @@ import { fixture } from '../helpers/service.ts'
 const options = { size: 128, maxPixels: 50_000_000 }
 const decode = (name: string) => decodeImage(fixture(`formats/${name}`), options)
 
-/** Mean absolute difference a channel, 0 to 255. */
+/** Mean absolute difference per channel, 0 to 255. */
 function difference(a: Buffer, b: Buffer): number {
   assert.equal(a.length, b.length)
   return a.reduce((sum, value, i) => sum + Math.abs(value - (b[i] ?? 0)), 0) / a.length
@@ -14,7 +14,7 @@ function difference(a: Buffer, b: Buffer): number {
 
 const pixel = (image: Buffer, x: number, y: number) => [...image.subarray((y * 128 + x) * 3, (y * 128 + x) * 3 + 3)]
 
-test('every format shows the same photo at the model size', async () => {
+test('every format gives the same photo at the model size', async () => {
   const reference = await decode('cat.png')
   assert.equal(reference.length, 128 * 128 * 3)
   for (const name of ['cat.jpg', 'cat.webp', 'cat.avif', 'cat.tiff', 'palette.png', 'display-p3.jpg']) {
@@ -24,7 +24,7 @@ test('every format shows the same photo at the model size', async () => {
   assert.ok(difference(await decode('16-bit.png'), reference) < 12, '16-bit.png')
 })
 
-test('grey becomes three equal channels', async () => {
+test('grey gives three equal channels', async () => {
   const image = await decode('grayscale.jpg')
   assert.equal(image.length, 128 * 128 * 3)
   for (let i = 0; i < image.length; i += 3) assert.ok(image[i] === image[i + 1] && image[i] === image[i + 2])
@@ -37,7 +37,7 @@ test('EXIF orientation is applied', async () => {
   }
 })
 
-test('what is transparent becomes white', async () => {
+test('transparent areas become white', async () => {
   const image = await decode('alpha.png')
   assert.deepEqual(pixel(image, 0, 0), [255, 255, 255])
   assert.notDeepEqual(pixel(image, 64, 64), [255, 255, 255])
@@ -56,19 +56,19 @@ test('one pixel and 24 megapixels come out at the model size', async () => {
   assert.deepEqual(pixel(one, 0, 0), pixel(one, 127, 127))
 })
 
-test('the limit on pixels holds before decoding', async () => {
+test('the pixel limit is checked before decoding', async () => {
   const refused = decodeImage(fixture('formats/6000x4000.jpg'), { size: 128, maxPixels: 23_999_999 })
   await assert.rejects(refused, { constructor: ImageError, reason: 'too-many-pixels', message: /pixels/ })
   await decodeImage(fixture('formats/6000x4000.jpg'), { size: 128, maxPixels: 24_000_000 })
 })
 
-test('what is no photo is refused', async () => {
+test('files that are not photos are refused', async () => {
   const refused: [Buffer, ImageError['reason'], RegExp][] = [
     [fixture('formats/drawing.svg'), 'unsupported', /SVG/],
     [fixture('formats/drawing-named.png'), 'unsupported', /SVG/],
     [Buffer.from('%PDF-1.7\n'), 'unsupported', /PDF/],
     [fixture('formats/truncated.jpg'), 'undecodable', /cut off/],
-    [fixture('formats/text.txt'), 'unknown-format', /no image/],
+    [fixture('formats/text.txt'), 'unknown-format', /not an image/],
     [fixture('formats/cat.png').subarray(0, 40), 'undecodable', /cannot be decoded/],
     [Buffer.alloc(0), 'undecodable', /empty/],
   ]

@@ -8,10 +8,10 @@ import { fixture } from '../helpers/service.ts'
 
 const titok = { size: 256, kernel: 'bicubic', longerSide: 'floor', cropOffset: 'half-even' } as const
 
-test('the longer side is rounded or cut, and half of an odd excess goes where the bundle says', () => {
+test('the longer side is rounded or truncated, and half of an odd excess is rounded as the bundle says', () => {
   const at = (width: number, height: number, fit: object) =>
     Object.values(placementOf(width, height, { ...titok, ...fit }))
-  // 640 x 427 gives 383.7 pixels: 127 or 128 in excess.
+  // 640 x 427 gives 383.7 pixels: an excess of 127 or 128.
   assert.deepEqual(at(640, 427, {}), [383, 256, 64, 0])
   assert.deepEqual(at(640, 427, { cropOffset: 'floor' }), [383, 256, 63, 0])
   assert.deepEqual(at(640, 427, { cropOffset: 'ceil' }), [383, 256, 64, 0])
@@ -34,12 +34,12 @@ for (const [what, file, expected] of [
       return pixels.reduce((sum, value, i) => sum + Math.abs(value - (data[i] ?? Number.NaN)), 0) / data.length
     }
     assert.ok((await difference({})) < 0.3, `${await difference({})}`)
-    // By sharp's own way of fitting, it would be another picture.
+    // sharp's own way of fitting would give another picture.
     assert.ok((await difference({ kernel: 'lanczos3', longerSide: 'round', cropOffset: 'ceil' })) > 0.5)
   })
 }
 
-test('an orientation counts before the size does', async () => {
+test('orientation is applied before the size is read', async () => {
   const upright = await sharp(fixture('photos/full/cat.jpg')).png().toBuffer()
   const lying = await sharp(upright).rotate(270).withMetadata({ orientation: 6 }).png().toBuffer()
   const options = { ...titok, size: 96, maxPixels: 1e6 }

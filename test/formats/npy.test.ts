@@ -24,10 +24,10 @@ test('the same tokens are read from every integer type and format version', () =
   assert.ok(integers(load('tokens-negative')).includes(-1))
 })
 
-test('what would be misread is refused', () => {
+test('arrays that would be misread are refused', () => {
   const refused: [string, RegExp][] = [
     ['tokens-object', /Python objects/],
-    ['tokens-truncated', /announces 512 bytes of data and 412 follow/],
+    ['tokens-truncated', /announces 512 bytes of data, but 412 follow/],
   ]
   for (const [name, message] of refused) assert.throws(() => load(name), { constructor: NpyError, message })
   assert.throws(() => integers(load('tokens-float64')), { constructor: NpyError, message: /integer type, not f8/ })
@@ -39,14 +39,14 @@ test('what would be misread is refused', () => {
   assert.throws(() => parseNpy(Buffer.concat([whole, Buffer.alloc(1)])), NpyError)
 })
 
-/** A file with this header, before so much data. */
+/** A file with this header, followed by this much data. */
 function withHeader(header: string, data: Buffer): Buffer {
   const head = Buffer.from('\x93NUMPY\x01\0\0\0', 'latin1')
   head.writeUInt16LE(header.length, 8)
   return Buffer.concat([head, Buffer.from(header, 'latin1'), data])
 }
 
-test('headers are read as Python writes dictionaries, whoever wrote them', () => {
+test('headers of other writers are read if they are Python dictionaries', () => {
   const data = Buffer.from(Uint16Array.from([0, 1, 2, 3, 4, 5, 6, 4095]).buffer)
   const headers = [
     "{'shape': (8,), 'descr': '<u2', 'fortran_order': False}",
@@ -83,7 +83,7 @@ test('headers are read as Python writes dictionaries, whoever wrote them', () =>
   }
 })
 
-test('an array in Fortran order is the same array', () => {
+test('an array in Fortran order gives the same array', () => {
   const shape = [2, 3, 4, 3]
   const count = shape.reduce((a, b) => a * b)
   for (const width of [1, 2, 4, 8]) {
@@ -103,7 +103,7 @@ test('an array in Fortran order is the same array', () => {
   }
 })
 
-/** A file whose header says this, with as many bytes of data. */
+/** A file with this type and shape in its header, and this many bytes of data. */
 function announcing(descr: string, shape: string, bytes = 0, version = 1): Buffer {
   const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': (${shape}), }\n`
   const head = Buffer.from([...Buffer.from('\x93NUMPY', 'latin1'), version, 0, 0, 0, 0, 0])
@@ -112,15 +112,15 @@ function announcing(descr: string, shape: string, bytes = 0, version = 1): Buffe
   return Buffer.concat([head.subarray(0, version === 1 ? 10 : 12), Buffer.from(text), Buffer.alloc(bytes)])
 }
 
-test('headers that announce what cannot be are refused', () => {
+test('headers that announce an impossible array are refused', () => {
   assert.deepEqual(parseNpy(announcing('|u1', '3,', 3)).shape, [3])
   const refused: [string, Buffer, RegExp][] = [
     ['a product past 2^53', announcing('<u2', '4294967296, 4294967296'), /impossible/],
-    ['a product that is infinite', announcing('<u2', `${'9'.repeat(400)},`), /impossible/],
-    ['a product of nothing and the infinite', announcing('<u2', `0, ${'9'.repeat(400)}`), /impossible/],
+    ['an infinite product', announcing('<u2', `${'9'.repeat(400)},`), /impossible/],
+    ['a product of zero and infinity', announcing('<u2', `0, ${'9'.repeat(400)}`), /impossible/],
     ['a negative dimension', announcing('<u2', '-1, 4'), /plain array/],
     ['65 dimensions', announcing('|u1', '1, '.repeat(65), 1), /impossible/],
-    ['more than follows', announcing('|u1', '4000000000,', 3), /announces 4000000000 bytes of data and 3 follow/],
+    ['more than follows', announcing('|u1', '4000000000,', 3), /announces 4000000000 bytes of data, but 3 follow/],
     ['a header larger than NumPy reads', announcing('|u1', `${' '.repeat(10_000)}1`, 1, 2), /header is larger/],
   ]
   for (const [what, file, message] of refused)
@@ -129,14 +129,14 @@ test('headers that announce what cannot be are refused', () => {
   assert.throws(() => parseNpy(long), { constructor: NpyError, message: /header is larger/ })
 })
 
-test('integers are read up to as many as a request has tokens', () => {
+test('integers are read up to the number of tokens in a request', () => {
   assert.throws(() => integers(parseNpy(announcing('|u1', '5000000,', 5_000_000))), {
     constructor: NpyError,
     message: /5000000 elements/,
   })
 })
 
-test('what is written is what numpy writes', () => {
+test('arrays are written as numpy writes them', () => {
   const tokens = fixture('numpy/tokens-uint16.npy')
   assert.deepEqual(writeNpy('<u2', [2, 128], [parseNpy(tokens).data]), tokens)
   const images = fixture('numpy/images-uint8.npy')

@@ -3,7 +3,7 @@ import { conforming } from '../../tools/contract.ts'
 
 export { conforming }
 
-/** An answer of status 200 in JSON. */
+/** Reads an answer that must have status 200 and JSON. */
 export async function json<T>(method: string, path: string, answer: Promise<globalThis.Response>): Promise<T> {
   const settled = await answer
   const body = await conforming(method, path, settled)
@@ -11,7 +11,7 @@ export async function json<T>(method: string, path: string, answer: Promise<glob
   return body as T
 }
 
-/** An answer of status 200 in bytes. */
+/** Reads the bytes of an answer that must have status 200. */
 export async function bytes(method: string, path: string, answer: Promise<globalThis.Response>): Promise<Buffer> {
   const settled = await answer
   const body = await conforming(method, path, settled)
@@ -28,7 +28,7 @@ export interface ProblemBody {
   position?: number
 }
 
-/** Holds an answer to be this problem. `kind` is the end of its `type`. */
+/** Checks that an answer is this problem. `kind` is the end of its `type`. */
 export async function problem(
   expected: { status: number; kind: string; detail: RegExp; item?: number; position?: number },
   method: string,

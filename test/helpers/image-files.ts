@@ -1,4 +1,4 @@
-/** Writers of valid but unusual image files, and how far two pictures are apart. */
+/** Writers of valid but unusual image files, and a measure of how much two pictures differ. */
 import assert from 'node:assert/strict'
 import { crc32, deflateSync } from 'node:zlib'
 import sharp from 'sharp'
@@ -41,7 +41,7 @@ export function interleave({ samples }: Picture, ...others: ArrayLike<number>[])
   })
 }
 
-/** 8-bit samples as 16-bit ones, in the byte order asked for. */
+/** Converts 8-bit samples to 16 bits, in the given byte order. */
 export function deepened(samples: Uint8Array, order: 'little' | 'big'): Buffer {
   const deep = Buffer.alloc(samples.length * 2)
   samples.forEach((value, i) => {
@@ -59,7 +59,7 @@ export function chunk(type: string, data: Uint8Array): Buffer {
   return Buffer.concat([length, named, sum])
 }
 
-/** A PNG with chunks of the caller's before and behind its pixels. */
+/** A PNG with additional chunks before and after its pixels. */
 export function png(
   { width, height, samples }: Picture,
   { deep = false, colourType = 2, before = [] as Buffer[], after = [] as Buffer[] } = {},
@@ -88,7 +88,7 @@ export function profileChunk(profile: Buffer): Buffer {
 /** Values of a TIFF field: whole numbers, or bytes. */
 export type Fields = Record<number, number[] | Buffer>
 
-/** A TIFF or BigTIFF of one strip. `fields` adds to or replaces those that follow from the rest. */
+/** A TIFF or BigTIFF with one strip. `fields` adds fields or replaces the derived ones. */
 export function tiff(
   { width, height }: { width: number; height: number },
   data: Buffer,
@@ -144,7 +144,7 @@ export interface TiffOptions {
   fields?: Fields
 }
 
-/** EXIF that says no more than an orientation. */
+/** EXIF with only an orientation. */
 export function exif(orientation: number, order: 'little' | 'big' = 'big'): Buffer {
   const bytes =
     order === 'big' ? '4d4d002a00000008000101120003000000010000' : '49492a0008000000010012010300010000000000'

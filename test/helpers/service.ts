@@ -15,12 +15,12 @@ export function fixture(path: string): Buffer<ArrayBuffer> {
   return readFileSync(new URL(path, fixtures))
 }
 
-/** Real photos, small ones. */
+/** Small real photos. */
 export const photos = ['airplane', 'car', 'cougar', 'daisy-1', 'ferry', 'flamingo', 'kangaroo', 'leopard'].map((name) =>
   fixture(`photos/${name}.webp`),
 )
 
-/** Inference on the real bundle with what it logs kept, to be shared by a file's tests. */
+/** Inference on the real bundle, with its log lines; shared by the tests of a file. */
 export interface Backend {
   inference: Inference
   metrics: Metrics
@@ -45,18 +45,18 @@ export async function startBackend(
 }
 
 export interface Service extends App {
-  /** Where it listens. */
+  /** The URL it listens on. */
   base: string
 }
 
-/** The service on a free port, with other settings than the defaults where given. */
+/** Starts the service on a free port, with the given settings and defaults for the rest. */
 export async function listen(backend: Backend, settings: Partial<Config> = {}): Promise<Service> {
   const app = await buildApp({ ...backend, config: { ...configOf(), ...settings } })
   await app.http.listen({ host: '127.0.0.1', port: 0 })
   return { ...app, base: `http://127.0.0.1:${(app.http.server.address() as AddressInfo).port}` }
 }
 
-/** The default configuration, on the tests' bundle. */
+/** The default configuration with the tests' bundle. */
 export function configOf(): Config {
   return readConfig(['--model', BUNDLE], {})
 }
@@ -68,12 +68,12 @@ export function formOf(images: Buffer<ArrayBuffer>[]): FormData {
   return form
 }
 
-/** The process ids of engines, in the order in which they came up. */
+/** The process ids of engines, in the order in which they started. */
 export function enginePids({ lines }: Backend): number[] {
   return lines.filter((line) => line.msg === 'engine ready').map((line) => Number(line.pid))
 }
 
-/** Waits until something is so. The test runner's timeout bounds it. */
+/** Waits until a condition holds. The test runner's timeout is the limit. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
   while (!(await condition())) await new Promise((resolve) => setTimeout(resolve, 20))
 }

@@ -21,7 +21,7 @@ const post = (path: string, body: RequestInit['body'], type: string) =>
 const decode = (json: string) => post('/decode', json, 'application/json')
 const malformed = (detail: RegExp) => ({ status: 400, kind: 'malformed', detail })
 
-test('JSON that nests deeper than anything the contract has is refused unparsed', async () => {
+test("JSON nested deeper than the contract's schemas is refused without parsing", async () => {
   const nested = (depth: number) => `{"tokens":${'['.repeat(depth)}1${']'.repeat(depth)}}`
   await problem({ ...malformed(/must be integer/), item: 0, position: 0 }, 'POST', '/decode', decode(nested(10)))
   await problem(malformed(/nested deeper/), 'POST', '/decode', decode(nested(100_000)))
@@ -29,11 +29,11 @@ test('JSON that nests deeper than anything the contract has is refused unparsed'
   await problem(malformed(/nested deeper/), 'POST', '/encode', post('/encode', '['.repeat(500_000), 'application/json'))
 })
 
-test('brackets inside strings nest nothing', async () => {
+test('brackets inside strings do not count as nesting', async () => {
   for (const text of ['['.repeat(50), `\\"${'['.repeat(50)}`, `\\\\\\"${'{'.repeat(50)}`]) {
     await problem(malformed(/tokens must be array/), 'POST', '/decode', decode(`{"tokens":"${text}"}`))
   }
-  // The string ends behind two backslashes, so these do nest.
+  // The string ends after two backslashes, so these brackets do count.
   await problem(malformed(/nested deeper/), 'POST', '/decode', decode(`{"tokens":["\\\\",${'['.repeat(50)}`))
   await problem(malformed(/JSON/), 'POST', '/decode', decode(`{"tokens":"\\"${'['.repeat(50)}`))
 })
@@ -50,7 +50,7 @@ test('keys that would reach a prototype are refused, with and without escapes', 
   }
 })
 
-test('numbers that are no token ids', async () => {
+test('numbers that are not token ids are refused', async () => {
   for (const number of ['NaN', 'Infinity', '0x10', '01', '1.', '+1', '1e400', '-1e400', '1.5', '1e-5']) {
     await problem(
       { ...malformed(/JSON|integer/), ...(/e400|\.5|e-5/.test(number) && { item: 0 }) },
@@ -65,7 +65,7 @@ test('numbers that are no token ids', async () => {
   }
 })
 
-test('text of every kind where base64 belongs', async () => {
+test('text that is not base64 is refused', async () => {
   for (const text of ['\\ud800', '\\u0000', 'A\\u0000AA', '🐈🐈', '====', 'AAA']) {
     const answer = post('/encode', `{"images":["${text}"]}`, 'application/json')
     await problem({ ...malformed(/not base64/), item: 0 }, 'POST', '/encode', answer)
@@ -101,7 +101,7 @@ test('an array that announces more items than a request may have is refused befo
 
 test('bytes between the parts of a multipart body count', async () => {
   const chunk = Buffer.alloc(2 ** 16, 'a')
-  // No part ever begins, no length is announced, and it would never end.
+  // No part ever begins, no length is announced, and the body never ends.
   const endless = new ReadableStream({ pull: (controller) => controller.enqueue(chunk) })
   const headers = { 'content-type': 'multipart/form-data; boundary=x' }
   const init = { method: 'POST', body: endless, headers, duplex: 'half' } as RequestInit
@@ -109,7 +109,7 @@ test('bytes between the parts of a multipart body count', async () => {
   await problem(expected, 'POST', '/encode', fetch(`${service.base}/encode`, init))
 })
 
-test('a text field beside the images is named', async () => {
+test('a text field among the images is named in the error', async () => {
   const form = new FormData()
   form.append('images', new Blob([photos[0] as Buffer<ArrayBuffer>]), 'a.webp')
   form.append('caption', 'a plane')
@@ -118,7 +118,7 @@ test('a text field beside the images is named', async () => {
   await problem({ status: 422, kind: 'undecodable-image', detail, item: 1 }, 'POST', '/encode', answer)
 })
 
-test('a multipart body gives its rows however its chunks end', async () => {
+test('a multipart body gives the same rows wherever its chunks end', async () => {
   const [first = Buffer.alloc(0), second = Buffer.alloc(0)] = photos
   const part = (bytes: Buffer) => [
     Buffer.from('--a b\r\nContent-Disposition: form-data; name="a"\r\n\r\n'),
@@ -139,13 +139,13 @@ test('a multipart body gives its rows however its chunks end', async () => {
   assert.equal(tokens.length, 2)
 })
 
-test('a body for a route that is not there is not read', async () => {
+test('a body for a route that does not exist is not read', async () => {
   const answer = await post('/nowhere', '{', 'application/json')
   assert.equal(answer.status, 404)
   assert.equal((await fetch(`${service.base}/health/live`)).status, 200)
 })
 
-test('a good request is served after all of these', async () => {
+test('a valid request is served after all of these', async () => {
   const answer = await post('/encode', photos[0], 'image/webp')
   await conforming('POST', '/encode', answer)
   assert.equal(answer.status, 200)

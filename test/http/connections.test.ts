@@ -23,7 +23,7 @@ const photo = photos[0] as Buffer
 const upload = (service: Service, connection: string) =>
   `POST /encode HTTP/1.1\r\nHost: ${new URL(service.base).host}\r\nConnection: ${connection}\r\nContent-Type: image/webp\r\nContent-Length: ${photo.length}\r\n\r\n`
 
-/** Closes the service and says how many seconds that took. */
+/** Closes the service and returns how many seconds that took. */
 async function closing(service: Service): Promise<number> {
   const start = performance.now()
   service.services.draining = true
@@ -31,7 +31,7 @@ async function closing(service: Service): Promise<number> {
   return (performance.now() - start) / 1000
 }
 
-test('connections that have sent no whole request do not hold up the end', async () => {
+test('connections that have not sent a whole request do not delay shutdown', async () => {
   const service = await listen(backend)
   const held = [
     await connect(service),
@@ -45,7 +45,7 @@ test('connections that have sent no whole request do not hold up the end', async
   await Promise.all(ended)
 })
 
-test('an upload that stops does not hold up the end, and one that goes on is answered', async () => {
+test('an upload that stalls does not delay shutdown, and one that continues is answered', async () => {
   const service = await listen(backend)
   const stopped = await connect(service, `${upload(service, 'keep-alive')}abc`)
   stopped.on('error', () => {})
@@ -80,7 +80,7 @@ test('pipelined requests that have arrived are all answered', async () => {
   )
 })
 
-test('a client that does not read its answer does not hold up the end', async () => {
+test('a client that does not read its answer does not delay shutdown', async () => {
   const service = await listen(backend, { requestTimeout: 1 })
   const socket = await connect(service)
   socket.pause()

@@ -19,14 +19,14 @@ after(async () => {
   await backend.inference.close()
 })
 
-/** What a server answers to these bytes until it closes the connection. */
+/** Everything a server answers to these bytes until it closes the connection. */
 function send(bytes: string): Promise<string> {
   const socket = createConnection(Number(new URL(service.base).port), '127.0.0.1')
   socket.write(bytes)
   return text(socket)
 }
 
-test('a method that a path does not take is told so, with those it takes', async () => {
+test('an unsupported method is refused with a list of the supported ones', async () => {
   for (const [method, path, allow] of [
     ['GET', '/encode', 'POST'],
     ['OPTIONS', '/decode', 'POST'],
@@ -44,7 +44,7 @@ test('a method that a path does not take is told so, with those it takes', async
   assert.deepEqual([head.status, head.headers.get('allow'), await head.text()], [405, 'POST', ''])
 })
 
-test('what is not there stays not there, whatever the method and the body', async () => {
+test('an unknown path is 404, whatever the method and the body', async () => {
   for (const [method, path] of [
     ['POST', '/nowhere'],
     ['GET', '/docs/static/nowhere.js'],
@@ -55,13 +55,13 @@ test('what is not there stays not there, whatever the method and the body', asyn
   }
 })
 
-test('headers that are too large', async () => {
+test('headers that are too large are refused', async () => {
   const answer = await send(`GET /info HTTP/1.1\r\nHost: x\r\nX: ${'a'.repeat(20_000)}\r\n\r\n`)
   assert.match(answer, /^HTTP\/1\.1 431 Request Header Fields Too Large\r\n/)
   assert.match(answer, /urn:nativetok:problem:headers-too-large/)
 })
 
-test('requests that two readers could read differently', async () => {
+test('ambiguous requests are refused', async () => {
   const json = 'Content-Type: application/json\r\nConnection: close\r\n'
   const chunked = '\r\ne\r\n{"tokens":[1]}\r\n0\r\n\r\n'
   const cases: [string, RegExp][] = [

@@ -30,7 +30,7 @@ after(() => backend.inference.close())
 
 const post = (service: Service, path: string, body: RequestInit['body'], headers: Record<string, string> = {}) =>
   fetch(`${service.base}${path}`, { method: 'POST', body, headers })
-/** Sends a body in chunks, of a length that nobody announces. */
+/** Sends a body in chunks, without announcing its length. */
 function stream(service: Service, body: ReadableStream | FormData, headers: Record<string, string> = {}) {
   const { body: chunks, headers: own } = new Response(body, { headers })
   const type = own.get('content-type') as string
@@ -45,7 +45,7 @@ const depth = async () => {
   return gauge?.values.reduce((sum, { value }) => sum + value, 0)
 }
 
-/** Starts a request on an engine that is stopped, and waits until its batch is there. What comes next has to queue. */
+/** Starts a request on a stopped engine and waits until the engine has its batch. Later requests then queue. */
 async function occupying<T>(request: () => Promise<T>): Promise<{ answer: Promise<T> }> {
   const batches = async () => {
     const sizes = await backend.metrics.registry.getSingleMetric('nativetok_batch_size')?.get()
@@ -58,7 +58,7 @@ async function occupying<T>(request: () => Promise<T>): Promise<{ answer: Promis
   return { answer }
 }
 
-/** Runs `work` on a service of its own, and proves that nothing stays reserved when it is over. */
+/** Runs `work` on its own service, and checks that nothing stays reserved afterwards. */
 async function serving(settings: Partial<Config>, work: (service: Service) => Promise<void>): Promise<void> {
   const service = await listen(backend, settings)
   try {
@@ -69,14 +69,14 @@ async function serving(settings: Partial<Config>, work: (service: Service) => Pr
   backend.inference.reserve(queueLimit).release()
 }
 
-test('too many images, whatever they come in', () =>
+test('too many images are refused in every kind of body', () =>
   serving({ maxImages: 3 }, async (service) => {
     const expected = { status: 413, kind: 'too-many-images', detail: /more than 3/ }
     const four = photos.slice(0, 4)
     await problem(expected, 'POST', '/encode', post(service, '/encode', formOf(four)))
     const images = four.map((photo) => photo.toString('base64'))
     await problem(expected, 'POST', '/encode', post(service, '/encode', JSON.stringify({ images }), asJson))
-    // They are counted before any is read.
+    // They are counted before any of them is read.
     const broken = JSON.stringify({ images: ['?', '?', '?', '?'] })
     await problem(expected, 'POST', '/encode', post(service, '/encode', broken, asJson))
     await problem(expected, 'POST', '/decode', post(service, '/decode', '{"tokens":[[1],[2],[3],[4]]}', asJson))
@@ -88,7 +88,7 @@ test('too many images, whatever they come in', () =>
     )
   }))
 
-test('too many bytes, announced or not, in one part or in all', () =>
+test('too many bytes are refused, announced or not, in one part or in all together', () =>
   serving({ bodyLimit: 20_000, jsonBodyLimit: 5000 }, async (service) => {
     const expected = { status: 413, kind: 'too-many-bytes', detail: /20000/ }
     const large = fixture('formats/cat.png')
@@ -104,18 +104,18 @@ test('too many bytes, announced or not, in one part or in all', () =>
       const posted = post(service, '/decode', text, { 'content-type': type })
       await problem({ ...expected, detail: /5000/ }, 'POST', '/decode', posted)
     }
-    // The connection lives on, and so does the server.
+    // The connection stays open, and the server keeps running.
     assert.equal((await post(service, '/encode', formOf(photos.slice(0, 1)))).status, 200)
   }))
 
-test('too many pixels', () =>
+test('too many pixels are refused', () =>
   serving({ maxPixels: 1_000_000 }, async (service) => {
     const images = [...photos.slice(0, 1), fixture('formats/6000x4000.jpg')]
     const expected = { status: 413, kind: 'too-many-pixels', detail: /^image 1 .*6000 x 4000/, item: 1 }
     await problem(expected, 'POST', '/encode', post(service, '/encode', formOf(images)))
   }))
 
-test('too many bytes in flight', () =>
+test('too many bytes in flight are refused', () =>
   serving({ inflightLimit: 20_000 }, async (service) => {
     const expected = { status: 503, kind: 'overloaded', detail: /memory limit/ }
     const large = fixture('formats/cat.png')
@@ -125,9 +125,9 @@ test('too many bytes in flight', () =>
     }
   }))
 
-test('a full queue refuses at once and admits when there is room', () =>
+test('a full queue refuses at once and admits again when there is room', () =>
   serving({}, async (service) => {
-    const expected = { status: 503, kind: 'overloaded', detail: /bound of 64/ }
+    const expected = { status: 503, kind: 'overloaded', detail: /limit of 64/ }
     const all = backend.inference.reserve(queueLimit)
     await problem(expected, 'POST', '/encode', post(service, '/encode', formOf(photos)))
     await problem(expected, 'POST', '/decode', post(service, '/decode', '{"tokens":[1]}', asJson))
@@ -141,7 +141,7 @@ test('a full queue refuses at once and admits when there is room', () =>
     assert.equal((await post(service, '/encode', formOf(photos))).status, 200)
   }))
 
-test('a request past its deadline is told so, while it waits and while it uploads', () =>
+test('a request past its deadline gets an error, both while it waits and while it uploads', () =>
   serving({ requestTimeout: 0.5 }, async (service) => {
     const expected = { status: 504, kind: 'deadline', detail: /0\.5 s/ }
     process.kill(engine(), 'SIGSTOP')
@@ -159,7 +159,7 @@ test('a request past its deadline is told so, while it waits and while it upload
     socket.destroy()
   }))
 
-test('a closed connection takes its images out of the queue', () =>
+test('closing a connection removes its images from the queue', () =>
   serving({}, async (service) => {
     await until(async () => (await depth()) === 0)
     process.kill(engine(), 'SIGSTOP')
@@ -182,7 +182,7 @@ for (const [fate, signal] of [
   ['killed', 'SIGKILL'],
   ['stalled', 'SIGSTOP'],
 ] as const) {
-  test(`an engine ${fate} under a batch: the server lives on and the successor answers`, () =>
+  test(`an engine ${fate} during a batch: the server keeps running and the replacement answers`, () =>
     serving({}, async (service) => {
       const expected = await tokensOf(service)
       const pid = engine()

@@ -22,7 +22,7 @@ const [a, b] = photos.slice(0, 2).map((photo) => photo.toString('latin1')) as [s
 const part = (content: string, headers = disposition) => `${headers}\r\n\r\n${content}`
 const two = (first: string, last = '--X--\r\n') => `${first}\r\n${part(a)}\r\n--X\r\n${part(b)}\r\n${last}`
 
-/** Posts a body in pieces of so many bytes, so that delimiters arrive cut at every place. */
+/** Posts a body in pieces of this many bytes, so that delimiters are split at every position. */
 async function post(body: string, type = 'multipart/form-data; boundary=X', piece = 1 << 16): Promise<Response> {
   const bytes = Buffer.from(body, 'latin1')
   const chunks = Array.from({ length: Math.ceil(bytes.length / piece) }, (_, i) =>
@@ -44,7 +44,7 @@ const rowsOf = async (answer: Promise<Response>) => {
   return tokens
 }
 
-test('as many rows as parts, whatever surrounds them', async () => {
+test('there are as many rows as parts, whatever is around them', async () => {
   const expected = await rowsOf(post(two('--X')))
   assert.equal(expected.length, 2)
   assert.notDeepEqual(expected[0], expected[1])
@@ -58,7 +58,7 @@ test('as many rows as parts, whatever surrounds them', async () => {
   for (const body of bodies) assert.deepEqual(await rowsOf(post(body)), expected, JSON.stringify(body.slice(0, 40)))
 })
 
-test('delimiters count wherever the network cuts them', async () => {
+test('delimiters are recognised wherever the network splits them', async () => {
   const expected = await rowsOf(post(two('--X')))
   for (const piece of [1, 2, 3, 7]) {
     const short = `--X\r\n${part(a.slice(0, 40))}\r\n--X \r\n${part(b)}\r\n--X--`
@@ -68,14 +68,14 @@ test('delimiters count wherever the network cuts them', async () => {
   for (const piece of [97, 1021]) assert.deepEqual(await rowsOf(post(two('--X'), undefined, piece)), expected)
 })
 
-test('a boundary is read as it is quoted', async () => {
+test('quoted boundaries are read', async () => {
   const expected = await rowsOf(post(two('--X')))
   for (const type of ['boundary="X"', 'Boundary=X ', 'charset=utf-8 ; boundary=X', 'boundary=X;']) {
     assert.deepEqual(await rowsOf(post(two('--X'), `multipart/form-data; ${type}`)), expected, type)
   }
 })
 
-test('what two readers could split differently is refused', async () => {
+test('bodies that two parsers could split differently are refused', async () => {
   const refused: [string, RegExp][] = [
     ['', /cut off/],
     ['garbage', /nexpected end|cut off/],

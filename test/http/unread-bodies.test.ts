@@ -21,7 +21,7 @@ async function serving(settings: Partial<Config>, work: (service: Service) => Pr
   }
 }
 
-/** What a client hears that sends everything before it reads anything, and reads until the connection closes. */
+/** The answer to a client that sends everything before it reads, and then reads until the connection closes. */
 async function sendAll(service: Service, head: string, body: Buffer): Promise<string> {
   const socket = createConnection(Number(new URL(service.base).port), '127.0.0.1')
   socket.pause()
@@ -78,7 +78,7 @@ test('a refusal reaches a client that is still sending its body, on a connection
     assert.match(await sendAll(service, unannounced, chunked(large)), /^HTTP\/1\.1 415 /)
   }))
 
-test('so does one of a body that is too large, a full queue, and a rate limit', async () => {
+test('so does a refusal because of a large body, a full queue or the rate limit', async () => {
   const request = (...headers: string[]) => head('POST /encode HTTP/1.1', 'Connection: close', ...headers)
   const png = request('Content-Type: image/png', `Content-Length: ${large.length}`)
   await serving({ bodyLimit: 1_000_000, jsonBodyLimit: 1000 }, async (service) => {
@@ -114,7 +114,7 @@ test('a connection that stays open serves the next request after a refused body'
     )
   }))
 
-test('who waits for leave to send a body gets it only where the body is wanted', () =>
+test('a client that waits for 100 Continue gets it only if the body is wanted', () =>
   serving({}, async (service) => {
     const photo = photos[0] as Buffer
     const expecting = (type: string) =>
@@ -136,7 +136,7 @@ test('who waits for leave to send a body gets it only where the body is wanted',
     assert.deepEqual(seen, ['415', '100', '200'])
   }))
 
-test('a client that stops in the middle of a refused body is let go', () =>
+test('a client that stalls in a refused body is disconnected', () =>
   serving({}, async (service) => {
     const start = performance.now()
     const idle = head('POST /nowhere HTTP/1.1', `Content-Length: ${large.length}`)

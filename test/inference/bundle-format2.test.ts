@@ -64,20 +64,16 @@ const changes: Record<string, [bundle: 'parallel' | 'state' | 'whole', change: o
   'of a parallel model with stages': [
     'parallel',
     { tokens: { length: 4, stages: [2, 4] } },
-    /a parallel bundle has one stage, not \[2,4\]$/,
+    /a parallel bundle must have one stage, not \[2,4\]$/,
   ],
-  'of a parallel model that hands over ids': [
-    'parallel',
-    { handover: 'ids' },
-    /parallel does not go with handover ids/,
-  ],
+  'of a parallel model that hands over ids': ['parallel', { handover: 'ids' }, /parallel cannot have handover ids/],
   'of a parallel model with latents': [
     'parallel',
     { latents: { count: 1, width: 1 } },
     /parallel bundle must not have latents$/,
   ],
   'of a causal model without latents': ['state', { latents: undefined }, /causal bundle must have latents$/],
-  'of a causal model that hands over nothing': ['state', { handover: 'none' }, /causal does not go with handover none/],
+  'of a causal model that hands over nothing': ['state', { handover: 'none' }, /causal cannot have handover none/],
   'without the state that stages hand over': ['state', { state: undefined }, /handover state there must be a state$/],
   'with a state that nobody hands over': ['whole', { state: { width: 1 } }, /handover ids there must be no state$/],
   'of another kernel': [
@@ -121,7 +117,7 @@ for (const [name, [bundle, change, sentence]] of Object.entries(changes)) {
 test('weights that are not the manifest’s are refused', async (t) => {
   const folder = await copyOf(t, 'parallel')
   await writeFile(join(folder, 'decoder.weights'), Buffer.alloc(12_288))
-  await refused(readBundle(folder), /^decoder\.weights: sha256 is [0-9a-f]{64}, the manifest says [0-9a-f]{64}$/)
+  await refused(readBundle(folder), /^decoder\.weights: sha256 is [0-9a-f]{64}, but the manifest says [0-9a-f]{64}$/)
 })
 
 test('a graph that reads a file the manifest does not give it is refused', async (t) => {

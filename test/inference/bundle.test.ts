@@ -116,7 +116,10 @@ for (const file of Object.keys(manifest.files)) {
     await unlink(join(folder, file))
     await refused(readBundle(folder), new RegExp(`^${name}: cannot be read \\(ENOENT`))
     await put(folder, file, bytes.subarray(0, bytes.length - 1))
-    await refused(readBundle(folder), new RegExp(`^${name}: sha256 is [0-9a-f]{64}, the manifest says [0-9a-f]{64}$`))
+    await refused(
+      readBundle(folder),
+      new RegExp(`^${name}: sha256 is [0-9a-f]{64}, but the manifest says [0-9a-f]{64}$`),
+    )
     bytes.writeUInt8(bytes.readUInt8(bytes.length >> 1) ^ 1, bytes.length >> 1)
     await put(folder, file, bytes)
     await refused(readBundle(folder), new RegExp(`^${name}: sha256 is`))
@@ -129,7 +132,7 @@ test('a codebook whose header or size is not the manifest’s is refused', async
   const edit = (from: string, to: string) => Buffer.from(bytes.toString('latin1').replace(from, to), 'latin1')
   const codebooks: [content: Buffer, sentence: RegExp][] = [
     [Buffer.from('not NumPy at all'), /^codebook\.npy: is not a NumPy file/],
-    [edit("'<f4'", "'<f8'"), /^codebook\.npy: header is .*<f8.*, the manifest promises float32 \[4096,12\]$/],
+    [edit("'<f4'", "'<f8'"), /^codebook\.npy: header is .*<f8.*, but the manifest says float32 \[4096,12\]$/],
     [edit("'<f4'", "'>f4'"), /^codebook\.npy: header is .*>f4/],
     [edit('False', 'True '), /^codebook\.npy: header is .*True/],
     [edit('(4096, 12)', '(12, 4096)'), /^codebook\.npy: header is .*\(12, 4096\)/],
@@ -148,7 +151,7 @@ test('a graph whose inputs and outputs are not the manifest’s is refused at st
   })
   await refused(
     startInference({ model: folder }),
-    /^mocet-1\.onnx: has an input named prefix, which the manifest does not know$/,
+    /^mocet-1\.onnx: has an input named prefix, which is not in the manifest$/,
   )
   await replace(folder, {
     'mocet-1.onnx': await readFile(join(BUNDLE, 'mocet-1.onnx')),
@@ -156,7 +159,7 @@ test('a graph whose inputs and outputs are not the manifest’s is refused at st
   })
   await refused(
     startInference({ model: folder }),
-    /^mocet-2\.onnx: input prefix is int32 \[\w+,64\], the manifest promises int32 \[B,32\]$/,
+    /^mocet-2\.onnx: input prefix is int32 \[\w+,64\], but the manifest says int32 \[B,32\]$/,
   )
   await replace(folder, {
     'mocet-2.onnx': await readFile(join(BUNDLE, 'mocet-2.onnx')),
@@ -164,7 +167,7 @@ test('a graph whose inputs and outputs are not the manifest’s is refused at st
   })
   await refused(
     startInference({ model: folder, provider: 'auto' }),
-    /^encoder\.onnx: has no input named images, which the manifest promises$/,
+    /^encoder\.onnx: has no input named images, which the manifest requires$/,
   )
 })
 

@@ -50,8 +50,14 @@ test('a parallel model gives whole sequences and takes nothing else', async (t) 
   )
   const drawn = await Promise.all(answers.map(({ tokens }) => inference.decode(tokens)))
   for (const [index, { pixels }] of drawn.entries()) assert.deepEqual(new Uint8Array(pixels), images[index])
-  await assert.rejects(inference.encode(grey(0), 3), { name: 'RangeError', message: 'a sequence has 4 tokens, not 3' })
-  await assert.rejects(inference.decode([1, 2, 3]), { name: 'RangeError', message: 'a sequence has 4 tokens, not 3' })
+  await assert.rejects(inference.encode(grey(0), 3), {
+    name: 'RangeError',
+    message: 'a sequence must have 4 tokens, not 3',
+  })
+  await assert.rejects(inference.decode([1, 2, 3]), {
+    name: 'RangeError',
+    message: 'a sequence must have 4 tokens, not 3',
+  })
   await assert.rejects(inference.decode([1, 2, 3, 16]), { name: 'RangeError', message: /ids are 0 to 15/ })
 })
 
@@ -80,6 +86,9 @@ test('a causal model may draw whole sequences only', async (t) => {
   const { inference } = await started(t, 'whole')
   assert.deepEqual([...(await inference.encode(grey(255), 4)).tokens], [3, 6, 9, 12])
   assert.deepEqual([...(await inference.encode(grey(130), 3)).tokens], [1, 2, 3])
-  await assert.rejects(inference.decode([2, 4, 6]), { name: 'RangeError', message: 'a sequence has 4 tokens, not 3' })
+  await assert.rejects(inference.decode([2, 4, 6]), {
+    name: 'RangeError',
+    message: 'a sequence must have 4 tokens, not 3',
+  })
   assert.equal((await inference.decode([1, 2, 3, 4])).pixels[0], 10)
 })

@@ -22,7 +22,7 @@ test('tells what it serves', async () => {
   assert.match(modelDigest, /^[0-9a-f]{64}$/)
   assert.match(bundleDigest, /^[0-9a-f]{64}$/)
   assert.equal(provider, 'cpu')
-  assert.equal(providerReason, 'the CPU was asked for')
+  assert.equal(providerReason, 'the CPU was requested')
   assert.deepEqual(info, {
     name: 'nativetok-128',
     kind: 'causal',

@@ -8,7 +8,7 @@ import { contractFor } from '../../src/http/served-contract.ts'
 import { tinyBundle } from '../helpers/bundle.ts'
 import { type Backend, fixture, listen, type Service, startBackend } from '../helpers/service.ts'
 
-// The contract follows the bundle: here one whose tokens have no order and whose prefixes do not decode.
+// The contract depends on the bundle: here the tokens have no order and prefixes do not decode.
 let backend: Backend
 let service: Service
 before(async () => {
@@ -34,7 +34,7 @@ async function detailOf(answer: Promise<Response>, status: number): Promise<stri
   return problem.detail
 }
 
-test('info says what the bundle says', async () => {
+test('info describes the bundle', async () => {
   const info = (await (await fetch(`${service.base}/info`)).json()) as Record<string, unknown>
   const { kind, prefixes, imageSize, image, length, stages, codebook, source } = info
   assert.deepEqual(
@@ -51,15 +51,15 @@ test('info says what the bundle says', async () => {
   })
 })
 
-test('a length other than the whole is refused with the reason', async () => {
+test('a length other than the full one is refused with the reason', async () => {
   const whole = await post('/encode?length=4', cat, asJpeg)
   assert.equal(((await whole.json()) as { length: number }).length, 4)
   const detail = await detailOf(post('/encode?length=3', cat, asJpeg), 400)
-  assert.equal(detail, "query.length is 3; this model's tokens have no order, so only all 4 together have a meaning")
+  assert.equal(detail, "query.length is 3; this model's tokens have no order, so it must be 4")
   assert.match(await detailOf(post('/encode?length=5', cat, asJpeg), 400), /length must be <= 4$/)
 })
 
-test('less than a whole sequence is refused with the row and the reason', async () => {
+test('an incomplete sequence is refused with the row and the reason', async () => {
   assert.equal(
     await detailOf(
       decode([
@@ -68,7 +68,7 @@ test('less than a whole sequence is refused with the row and the reason', async 
       ]),
       422,
     ),
-    'row 1 has 3 tokens; this model decodes whole sequences of 4 only',
+    'row 1 has 3 tokens; this model decodes only whole sequences of 4',
   )
   assert.match(await detailOf(decode([1, 2, 3, 4, 5]), 422), /^the sequence has 5 tokens; it must have 4$/)
   assert.match(await detailOf(decode([1, 2, 3, 16]), 422), /token ids must be 0 to 15$/)
@@ -79,7 +79,7 @@ test('less than a whole sequence is refused with the row and the reason', async 
   assert.deepEqual([info.width, info.height, data[0], data.at(-1)], [16, 16, 0, 255])
 })
 
-test('NumPy arrays are of the bundle’s sizes', async () => {
+test('NumPy arrays have the bundle’s sizes', async () => {
   const pixels = new Uint8Array(2 * 16 * 16 * 3).fill(85)
   const body = writeNpy('|u1', [2, 16, 16, 3], [pixels])
   const npy = { 'content-type': 'application/x-npy', accept: 'application/x-npy' }
@@ -89,7 +89,7 @@ test('NumPy arrays are of the bundle’s sizes', async () => {
   assert.deepEqual([codebook.dtype, codebook.shape], ['f4', [16, 2]])
 })
 
-test('the documentation shows the sizes of the model that is served', async () => {
+test('the documentation shows the sizes of the served model', async () => {
   const text = await (await fetch(`${service.base}/openapi.yaml`)).text()
   const { paths, components } = parse(text)
   const [length] = paths['/encode'].post.parameters

@@ -36,7 +36,7 @@ const refused = (expected: Parameters<typeof problem>[0], answer: Promise<Respon
   problem(expected, 'POST', '/decode', answer)
 const pixelsOf = (file: Buffer) => sharp(file).raw().toBuffer()
 
-/** Tokens are exact on the CPU. A pixel between two values may fall to either side with the size of the batch. */
+/** Tokens are exact on the CPU, but a pixel between two values may be rounded either way, depending on the batch size. */
 function assertClose(a: Buffer, b: Buffer): void {
   assert.equal(a.length, b.length)
   assert.ok(a.every((value, i) => Math.abs(value - (b[i] ?? 0)) <= 1))
@@ -53,14 +53,14 @@ async function sameImage(a: Buffer, b: Buffer): Promise<void> {
   assertClose(await pixelsOf(a), await pixelsOf(b))
 }
 
-test('any prefix becomes an image of the model size', async () => {
+test('any prefix gives an image of the model size', async () => {
   for (const length of [1, 2, 31, 32, 33, 64, 127, 128]) {
     const { format, width, height, channels } = await sharp(await one(rows[0]?.slice(0, length))).metadata()
     assert.deepEqual([format, width, height, channels], ['png', 128, 128, 3], `${length}`)
   }
 })
 
-test('a batch keeps its order, its rows differ in length, and each is as if alone', async () => {
+test('a batch keeps its order, its rows may differ in length, and each gives the same image as alone', async () => {
   const mixed = rows.map((row, i) => row.slice(0, 1 + i * 17))
   const { model, format, images } = await batch(mixed)
   assert.equal(model, backend.inference.info.modelDigest)
@@ -86,7 +86,7 @@ test('format, quality and Accept choose the file', async () => {
   for (const image of images) assert.equal(await formatOf(Buffer.from(image, 'base64')), 'webp')
 })
 
-test('NumPy holds the pixels that the png shows, and encode takes it back', async () => {
+test('the NumPy answer has the same pixels as the png, and encode accepts it', async () => {
   const accept = { accept: 'application/x-npy' }
   const array = await bytes('POST', '/decode', post(JSON.stringify({ tokens: rows }), { ...asJson, ...accept }))
   const { dtype, shape, data } = parseNpy(array)
@@ -125,7 +125,7 @@ test('tokens that numpy wrote decode as in JSON', async () => {
   await sameImage(single, await one(both[0]))
 })
 
-test('tokens out of range are named by row and position', async () => {
+test('errors name the row and position of tokens out of range', async () => {
   const invalid = { status: 422, kind: 'invalid-tokens' }
   const send = (tokens: unknown) => post(JSON.stringify({ tokens }))
   const long = Array(129).fill(1)
@@ -145,7 +145,7 @@ test('tokens out of range are named by row and position', async () => {
   assert.equal(negative.status, 422)
 })
 
-test('malformed bodies', async () => {
+test('malformed bodies are refused', async () => {
   const malformed = { status: 400, kind: 'malformed' }
   const cases: [string, RegExp, { item?: number; position?: number }?][] = [
     ['[1,2]', /must be object/],
@@ -172,7 +172,7 @@ test('malformed bodies', async () => {
     await refused({ ...malformed, detail }, post(fixture(`numpy/${name}.npy`), asNpy))
 })
 
-test('queries that make no sense', async () => {
+test('invalid queries are refused', async () => {
   const malformed = { status: 400, kind: 'malformed' }
   const body = JSON.stringify({ tokens: [1] })
   for (const query of ['?format=gif', '?quality=0', '?quality=101', '?quality=high', '?model=']) {
@@ -193,7 +193,7 @@ test('tokens of another model are refused', async () => {
   assert.equal((await post(body, asJson, `?model=${model}`)).status, 200)
 })
 
-test('answers and bodies that are not to be had', async () => {
+test('unsupported answer types and bodies are refused', async () => {
   const body = JSON.stringify({ tokens: rows[0] })
   const batched = JSON.stringify({ tokens: rows })
   const unacceptable = { status: 406, kind: 'not-acceptable', detail: /x-npy/ }

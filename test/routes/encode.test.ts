@@ -32,7 +32,7 @@ const refused = (expected: Parameters<typeof problem>[0], answer: Promise<Respon
 
 const pixelsOf = (file: Buffer) => sharp(file).raw().toBuffer()
 
-/** A pixel between two values may fall to either side with the size of the batch. */
+/** A pixel between two values may be rounded either way, depending on the batch size. */
 function assertClose(a: Buffer, b: Buffer): void {
   assert.ok(a.length === b.length && a.every((value, i) => Math.abs(value - (b[i] ?? 0)) <= 1))
 }
@@ -40,7 +40,7 @@ function assertClose(a: Buffer, b: Buffer): void {
 /** The share of positions at which two encodings agree. */
 const agreement = (a: number[] = [], b: number[] = []) => a.filter((id, i) => id === b[i]).length / a.length
 
-test('photos become 128 ids each, different ones for different photos', async () => {
+test('each photo gives 128 ids, and different photos give different ids', async () => {
   const { model, length, tokens } = await encode(formOf(photos))
   assert.equal(model, backend.inference.info.modelDigest)
   assert.equal(length, 128)
@@ -53,7 +53,7 @@ test('photos become 128 ids each, different ones for different photos', async ()
   assert.equal(new Set(tokens.map((row) => row.join())).size, photos.length)
 })
 
-test('every format is taken as a raw body', async () => {
+test('every format is accepted as a raw body', async () => {
   const formats = {
     'image/jpeg': ['cat.jpg', 'cmyk.jpg', 'grayscale.jpg', 'display-p3.jpg', '6000x4000.jpg'],
     'image/png': ['cat.png', '16-bit.png', 'palette.png', 'alpha.png', '1x1.png'],
@@ -70,22 +70,22 @@ test('every format is taken as a raw body', async () => {
   }
 })
 
-test('the content tells the format, not the header', async () => {
+test('the content decides the format, not the header', async () => {
   const told = await encode(fixture('formats/cat.webp'), { 'content-type': 'image/webp' })
   assert.deepEqual(await encode(fixture('formats/cat.webp'), { 'content-type': 'image/png' }), told)
 })
 
-test('an image stored turned has the tokens of the upright one', async () => {
+test('a rotated image with an orientation has the tokens of the upright one', async () => {
   const form = formOf([1, 3, 6, 8].map((orientation) => fixture(`formats/orientation-${orientation}.jpg`)))
   const { tokens } = await encode(form)
   const { tokens: untagged } = await encode(formOf([fixture('formats/cat.jpg')]))
   assert.deepEqual(tokens[0], untagged[0])
   const other = await encode(formOf([fixture('photos/leopard.webp')]))
-  // JPEG blocks lie otherwise in a turned image, so its pixels differ by a hair, and some tokens with them.
+  // JPEG blocks are placed differently in a rotated image, so its pixels differ slightly, and with them some tokens.
   for (const row of tokens) assert.ok(agreement(row, untagged[0]) > agreement(row, other.tokens[0]))
 })
 
-test('a shorter encoding is the beginning of the longest, whether a stage ends there or not', async () => {
+test('a shorter encoding is a prefix of the longest, whether or not a stage ends there', async () => {
   const whole = await encode(formOf(photos))
   for (const length of [1, 17, 32, 40, 64, 100, 127, 128]) {
     const prefix = await encode(formOf(photos), {}, `?length=${length}`)
@@ -154,14 +154,14 @@ test('an image has the same tokens alone, in a batch of 32 and among 50 mixed re
   )
 })
 
-test('the answer says what it cost', async () => {
+test('the answer has its timings', async () => {
   const answer = await post(formOf(photos), {}, '?length=40')
   const timing = answer.headers.get('server-timing') ?? ''
   const steps = [...timing.matchAll(/([\w-]+);dur=[\d.]+/g)].map((match) => match[1]).sort()
   assert.deepEqual(steps, ['encoder', 'mocet-1', 'mocet-2', 'preprocess', 'queue', 'total'])
 })
 
-test('a bad image is named by its index and hurts nobody else', async () => {
+test('an error names the index of a bad image, and other requests are not affected', async () => {
   const bad = [...photos.slice(0, 3), fixture('formats/truncated.jpg')]
   const expected = { status: 422, kind: 'undecodable-image', detail: /^image 3 .*cut off/, item: 3 }
   const [, , good] = await Promise.all([
@@ -172,11 +172,11 @@ test('a bad image is named by its index and hurts nobody else', async () => {
   assert.equal(good.tokens.length, photos.length)
 })
 
-test('what is not an image that the service takes', async () => {
+test('unsupported files are refused', async () => {
   const undecodable = { status: 422, kind: 'undecodable-image', item: 0 }
   const unsupported = { status: 415, kind: 'unsupported-type' }
   const svg = fixture('formats/drawing.svg')
-  await refused({ ...undecodable, detail: /no image/ }, post(formOf([fixture('formats/text.txt')])))
+  await refused({ ...undecodable, detail: /not an image/ }, post(formOf([fixture('formats/text.txt')])))
   await refused({ ...undecodable, detail: /empty/ }, post(formOf([Buffer.alloc(0)])))
   await refused({ ...unsupported, detail: /SVG/, item: 1 }, post(formOf([...photos.slice(0, 1), svg])))
   await refused({ ...unsupported, detail: /SVG/, item: 0 }, post(svg, { 'content-type': 'image/png' }))
@@ -188,25 +188,25 @@ test('what is not an image that the service takes', async () => {
   )
 })
 
-test('where the content tells the format, the header may say less or another', async () => {
+test('if the content shows the format, the header may be missing or wrong', async () => {
   const png = fixture('formats/cat.png')
   const { tokens } = await encode(png, { 'content-type': 'image/png' })
   for (const type of ['image/jpg', 'image/x-png', 'IMAGE/JPG; x=y', 'application/octet-stream', '']) {
-    // fetch sends no Content-Type with bytes unless it is told to.
+    // fetch sends bytes without a Content-Type by default.
     assert.deepEqual((await encode(png, type === '' ? {} : { 'content-type': type })).tokens, tokens, type)
   }
   await refused({ status: 415, kind: 'unsupported-type', detail: /image 0/, item: 0 }, post(Buffer.from('hello')))
   await refused({ status: 422, kind: 'undecodable-image', detail: /empty/, item: 0 }, post(null))
 })
 
-test('a body in no encoding may say so in any case', async () => {
+test('Content-Encoding: identity is accepted in upper and lower case', async () => {
   const headers = { 'content-type': 'image/webp' }
   for (const encoding of ['identity', 'Identity', ' IDENTITY ']) {
     await encode(photos[0] as Buffer<ArrayBuffer>, { ...headers, 'content-encoding': encoding })
   }
 })
 
-test('base64 in lines or in a data URL is base64', async () => {
+test('base64 may have line breaks or be in a data URL', async () => {
   const photo = photos[0] as Buffer<ArrayBuffer>
   const plain = photo.toString('base64')
   const lines = plain.replaceAll(/.{76}/g, '$&\r\n')
@@ -221,7 +221,7 @@ test('base64 in lines or in a data URL is base64', async () => {
   )
 })
 
-test('a query parameter that is not there is refused, with the one that was probably meant', async () => {
+test('an unknown query parameter is refused, with the one that was probably meant', async () => {
   for (const [query, detail] of [
     ['?lenght=4', /"lenght"; did you mean length\?/],
     ['?Length=4', /"Length"; did you mean length\?/],
@@ -257,13 +257,13 @@ test('malformed bodies', async () => {
     await refused({ ...malformed, detail, ...(item !== undefined && { item }) }, answer)
 })
 
-test('lengths that the model does not have', async () => {
+test('lengths that the model does not have are refused', async () => {
   for (const length of ['0', '129', '-1', '1.5', 'all', '', '8&length=9']) {
     await refused({ status: 400, kind: 'malformed', detail: /length/ }, post(formOf(photos), {}, `?length=${length}`))
   }
 })
 
-test('answers that nobody can give', async () => {
+test('unsupported answer types are refused', async () => {
   for (const accept of ['image/png', 'text/html', 'application/json;q=0']) {
     await refused({ status: 406, kind: 'not-acceptable', detail: /x-npy/ }, post(formOf(photos), { accept }))
   }
@@ -288,7 +288,7 @@ test('media types in Accept match with their parameters', async () => {
     ['application/json;version=2, */*;q=0.1', json],
     ['application/json;version=2, application/x-npy;q=0.1', npy],
     ['application/json;note="a, b; c", application/x-npy', npy],
-    // The more specific range counts.
+    // The more specific range takes precedence.
     ['application/json;charset=utf-8;q=0, application/*', npy],
     ['application/json;q=0, */*', npy],
     ['*/*', json],

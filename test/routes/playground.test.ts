@@ -25,7 +25,7 @@ after(async () => {
 
 const get = (path: string, headers = {}) => fetch(`${service.base}${path}`, { headers })
 
-test('the home page is the playground and needs nothing from elsewhere', async () => {
+test('the home page is the playground and needs nothing from other hosts', async () => {
   const home = await get('/')
   const policy = home.headers.get('content-security-policy') ?? ''
   for (const rule of ["default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'"]) {
@@ -44,7 +44,7 @@ test('the home page is the playground and needs nothing from elsewhere', async (
   }
 })
 
-test('scripts and style sheets stay under 150 kB together, and are kept for good', async () => {
+test('scripts and style sheets are under 150 kB in total, and are cached permanently', async () => {
   const names = readdirSync(dist).filter((name) => /\.(js|css)$/.test(name))
   const total = names.reduce((sum, name) => sum + statSync(new URL(name, dist)).size, 0)
   assert.ok(names.length >= 4 && total < 150_000, `${total} bytes`)
@@ -55,18 +55,18 @@ test('scripts and style sheets stay under 150 kB together, and are kept for good
   }
 })
 
-test('the page and photos are asked after, and not sent again', async () => {
+test('the page and photos are revalidated, and not sent again', async () => {
   for (const path of ['/', '/playground/photos/cat.jpg', '/playground/favicon.svg']) {
     const first = await get(path)
     assert.equal(first.headers.get('cache-control'), 'no-cache', path)
     const etag = first.headers.get('etag') ?? ''
-    // Without a Cache-Control of its own, fetch asks for a full answer.
+    // Without an explicit Cache-Control, fetch requests a full answer.
     const again = { 'if-none-match': etag, 'cache-control': 'max-age=0' }
     assert.equal((await get(path, again)).status, 304, path)
   }
 })
 
-test('only what was built is served', async () => {
+test('only built files are served', async () => {
   for (const path of [
     '/playground/',
     '/playground/../package.json',
@@ -77,7 +77,7 @@ test('only what was built is served', async () => {
   }
 })
 
-test('every photo of the gallery is named in the sources with its terms', () => {
+test('every gallery photo is listed in the sources with its terms', () => {
   const sources = readFileSync(new URL('test/fixtures/photos/SOURCES.md', root), 'utf8').split('\n')
   const gallery: { file: string; credit: string; terms: string }[] = JSON.parse(
     readFileSync(new URL('web/gallery.json', root), 'utf8'),
@@ -99,7 +99,7 @@ test('the API documentation has the same header', async () => {
   }
 })
 
-test('a service without the built files starts, and says how to build them', async () => {
+test('a service without the built files starts, and shows how to build them', async () => {
   const http = Fastify()
   const playground = new Playground(new URL('file:///nowhere/'))
   await playground.serve(http)

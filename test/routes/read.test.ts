@@ -27,11 +27,11 @@ after(async () => {
 const get = (path: string, headers: Record<string, string> = {}) =>
   fetch(`${service.base}${path}`, { headers, redirect: 'manual' })
 
-test('routes and contract name the same', () => {
+test("the service has exactly the contract's routes", () => {
   const inContract = Object.entries(readContract().document.paths).flatMap(([path, methods]) =>
     Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
   )
-  // Swagger UI's own files, deeper in the tree, the playground's, and the HEAD that comes with every GET are nobody's contract.
+  // The files of Swagger UI and the playground, and the HEAD of every GET, are not part of the contract.
   const printed = service.http.printRoutes({ commonPrefix: false }).replace(/^└── \/ \(([^)]*)\)$/m, '    ├──  ($1)')
   const served = [...printed.matchAll(/^ {4}[├└]── (\S*) \(([^)]*)\)$/gm)].flatMap(([, path = '', methods = '']) =>
     methods
@@ -45,13 +45,13 @@ test('routes and contract name the same', () => {
   assert.deepEqual(offered.toSorted(), inContract.toSorted())
 })
 
-test('the contract is served as it is, in the version of the package', async () => {
+test("the contract is served unchanged, with the package's version", async () => {
   const served = await bytes('GET', '/openapi.yaml', get('/openapi.yaml'))
   assert.equal(served.toString(), readContract().text)
   assert.equal(parse(served.toString()).info.version, pkg.version)
 })
 
-test('info says what is served and within which limits', async () => {
+test('info shows what is served and the limits', async () => {
   const info = await json<Info>('GET', '/info', get('/info'))
   const { limits, version, model, bundle, ...rest } = info
   assert.deepEqual({ ...rest, modelDigest: model, bundleDigest: bundle }, backend.inference.info)
@@ -65,12 +65,12 @@ test('the codebook is a NumPy array', async () => {
   assert.deepEqual([dtype, shape], ['f4', [4096, 12]])
 })
 
-test('health', async () => {
+test('health reports live and ready', async () => {
   assert.deepEqual(await json('GET', '/health/live', get('/health/live')), { status: 'live' })
   assert.deepEqual(await json('GET', '/health/ready', get('/health/ready')), { status: 'ready' })
 })
 
-test('the documentation needs nothing from elsewhere', async () => {
+test('the documentation needs nothing from other hosts', async () => {
   const page = (await bytes('GET', '/docs', get('/docs'))).toString()
   const sources = [...page.matchAll(/(?:src|href)="([^"]+)"/g)].map((match) => match[1] as string)
   assert.ok(sources.length > 3)
@@ -81,7 +81,7 @@ test('the documentation needs nothing from elsewhere', async () => {
   }
 })
 
-test('metrics count what was done', async () => {
+test('metrics count the work', async () => {
   await json('POST', '/encode', fetch(`${service.base}/encode`, { method: 'POST', body: formOf(photos) }))
   await get('/nowhere')
   const served = (await bytes('GET', '/metrics', get('/metrics'))).toString()
@@ -106,7 +106,7 @@ test('metrics count what was done', async () => {
   assert.ok(value('nativetok_nodejs_eventloop_lag_p99_seconds') >= 0)
 })
 
-test('a usable request id is kept, in the answer and in the log', async () => {
+test('a valid request id appears in the answer and in the log', async () => {
   const id = 'generator-7.step:42'
   assert.equal((await get('/info', { 'x-request-id': id })).headers.get('x-request-id'), id)
   assert.ok(backend.lines.some((line) => line.requestId === id && line.status === 200))
@@ -114,7 +114,7 @@ test('a usable request id is kept, in the answer and in the log', async () => {
   assert.match(made ?? '', /^[0-9a-f-]{36}$/)
 })
 
-test('what is not there', async () => {
+test('unknown paths are answered with a problem', async () => {
   const answer = await get('/nowhere')
   const body = (await answer.json()) as components['schemas']['Problem']
   assert.deepEqual([answer.status, body.type], [404, 'urn:nativetok:problem:not-found'])
@@ -126,7 +126,7 @@ test('what is not there', async () => {
   )
 })
 
-test('bytes that are no HTTP are answered by a problem with an id', async () => {
+test('bytes that are not HTTP are answered with a problem with an id', async () => {
   const socket = createConnection(Number(new URL(service.base).port), '127.0.0.1')
   socket.write('HELLO\r\n\r\n')
   const answer = await text(socket)
@@ -135,7 +135,7 @@ test('bytes that are no HTTP are answered by a problem with an id', async () => 
   assert.match(answer, /urn:nativetok:problem:malformed/)
 })
 
-test('an API key guards the model, and not health, metrics and documentation', async () => {
+test('the model needs an API key; health, metrics and documentation do not', async () => {
   const apiKey = 'correct-horse'
   const guarded = await listen(backend, { apiKey })
   const read = (path: string, headers = {}) => fetch(`${guarded.base}${path}`, { headers, redirect: 'manual' })

@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { BundleError, messageOf } from '../errors.ts'
 
-/** A file whose content is known. */
+/** A file with its verified content. */
 export interface VerifiedFile {
   sha256: string
   bytes: number
@@ -15,14 +15,14 @@ export interface VerifiedFile {
 /**
  * Hashes a bundle's files and compares them with the manifest's list.
  * @param files sha256 in hexadecimal, by file name.
- * @throws BundleError naming the first file that cannot be read, is another one, or changed meanwhile.
+ * @throws BundleError naming the first file that cannot be read, does not match, or changed meanwhile.
  */
 export async function verifyFiles(folder: string, files: Record<string, string>): Promise<Map<string, VerifiedFile>> {
   const verified = await Promise.all(
     Object.entries(files).map(async ([name, sha256]) => {
       const file = await hashFile(join(folder, name), name)
       if (file.sha256 !== sha256) {
-        throw new BundleError(`${name}: sha256 is ${file.sha256}, the manifest says ${sha256}`)
+        throw new BundleError(`${name}: sha256 is ${file.sha256}, but the manifest says ${sha256}`)
       }
       return [name, file] as const
     }),
@@ -31,27 +31,27 @@ export async function verifyFiles(folder: string, files: Record<string, string>)
 }
 
 /**
- * What changes when a file is replaced or written to: device, inode, size, and the times of the last change of content and
- * of metadata, in nanoseconds. Equal before and after a read, it says that one content was read.
+ * Changes when a file is replaced or written to: device, inode, size, and the times of the last change of content and of
+ * metadata, in nanoseconds. If it is equal before and after a read, the content did not change meanwhile.
  */
 export async function identityOf(path: string): Promise<string> {
   return identity(await stat(path, { bigint: true }))
 }
 
 /**
- * @param name what errors call the file.
+ * @param name of the file in errors.
  * @throws BundleError
  */
 export async function hashFile(path: string, name: string): Promise<VerifiedFile> {
   let handle: FileHandle | undefined
   try {
-    // A pipe in place of a file would otherwise be waited for.
+    // Otherwise a named pipe in place of a file would block.
     handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
     const before = await handle.stat({ bigint: true })
     if (!before.isFile()) throw new Error('it is not a file')
     const hash = createHash('sha256')
     await pipeline(handle.createReadStream({ autoClose: false, highWaterMark: 2 ** 20 }), hash)
-    if ((await identityOf(path)) !== identity(before)) throw new Error('it changed while it was read')
+    if ((await identityOf(path)) !== identity(before)) throw new Error('it changed while it was being read')
     return { sha256: hash.digest('hex'), bytes: Number(before.size), identity: identity(before) }
   } catch (error) {
     throw new BundleError(`${name}: cannot be read (${messageOf(error)})`)

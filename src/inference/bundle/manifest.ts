@@ -2,12 +2,12 @@ import { Ajv, type JSONSchemaType } from 'ajv'
 import { BundleError } from '../errors.ts'
 import { graphTensors, type ModelShape, sequenceLength } from '../graphs.ts'
 
-/** How photos become the pixels that the encoder takes. */
+/** How photos are turned into the encoder's pixels. */
 export interface ImagePreparation {
   /** Width and height of the result, in pixels. */
   size: number
   kernel: 'lanczos3' | 'bicubic'
-  /** How the longer side is brought to a whole number of pixels when the shorter one becomes `size`. */
+  /** How the length of the longer side is rounded when the shorter one becomes `size`. */
   longerSide: 'round' | 'floor'
   /** How half of an odd excess is rounded when the centre is cropped. */
   cropOffset: 'floor' | 'ceil' | 'half-even'
@@ -24,13 +24,13 @@ export interface Source {
   licence: string
 }
 
-/** A graph's files: the ONNX file and the files of its external weights. */
+/** A graph's files: the ONNX file and its external weights. */
 export interface GraphFiles {
   file: string
   weights: string[]
 }
 
-/** `manifest.json` of a bundle, in whichever format it is written, as far as the service reads it. */
+/** What the service reads from a bundle's `manifest.json`, of either format. */
 export interface Manifest {
   name: string
   shape: ModelShape
@@ -113,7 +113,7 @@ const srgb = {
   background: { type: 'string', const: '#ffffff' },
 } as const
 
-// Every way of preparing images that the service does not know is refused, not misread.
+// An unknown way of preparing images is refused, not misread.
 const format1: JSONSchemaType<Format1> = {
   type: 'object',
   required: ['format', 'name', 'image', 'tokens', 'codebook', 'latents', 'files', 'training', 'quality'],
@@ -256,7 +256,7 @@ function inside(name: string): GraphFiles {
 function fromFormat2(manifest: Format2): Manifest {
   const { name, kind, prefixes, image, tokens, codebook, handover, latents, state, graphs, files, source } = manifest
   if ((kind === 'parallel') !== (handover === 'none')) {
-    throw wrong(`kind ${kind} does not go with handover ${handover}; parallel goes with none, causal with ids or state`)
+    throw wrong(`kind ${kind} cannot have handover ${handover}; parallel has none, causal has ids or state`)
   }
   if ((latents === undefined) !== (kind === 'parallel')) {
     throw wrong(kind === 'parallel' ? 'a parallel bundle must not have latents' : 'a causal bundle must have latents')
@@ -271,7 +271,7 @@ function fromFormat2(manifest: Format2): Manifest {
   }
   checkLength(shape, tokens.length)
   if (kind === 'parallel' && tokens.stages.length > 1) {
-    throw wrong(`a parallel bundle has one stage, not [${tokens.stages}]`)
+    throw wrong(`a parallel bundle must have one stage, not [${tokens.stages}]`)
   }
   const names = graphTensors(shape).map((graph) => graph.name)
   const missing = names.find((graph) => !graphs[graph])

@@ -1,4 +1,4 @@
-// The engine process: ONNX Runtime and nothing else. It is a process because ONNX Runtime's `run()` blocks its thread.
+// The engine process, which only runs ONNX Runtime. It is a separate process because ONNX Runtime's `run()` blocks its thread.
 import { constants, setPriority } from 'node:os'
 import { env } from 'onnxruntime-node'
 import { BundleError } from '../errors.ts'
@@ -35,7 +35,7 @@ function serve(): void {
   process.on('SIGTERM', () => {})
 }
 
-// The server goes first when both want a core: it answers health checks and opens the images of the next batch.
+// The server has priority when both want a core: it answers health checks and decodes the images of the next batch.
 setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
 env.logLevel = 'error'
 serve()

@@ -13,21 +13,21 @@ import type {
   ItemTimes,
 } from './protocol.ts'
 
-/** What an engine may take to start, besides reading its files from a slow disk. */
+/** Time for an engine to start, in milliseconds, not counting the time to read its files from a slow disk. */
 const START_DEADLINE_MS = 120_000
 const SLOW_DISK_BYTES_PER_MS = 20_000
 
-/** An engine has at least this many times as long as one item takes. */
+/** An engine gets at least this many times the time of one item. */
 const STALLED_AFTER = 3
 
-/** Milliseconds that a slow disk takes to read the graphs and their weights. */
+/** Milliseconds that a slow disk needs to read the graphs and their weights. */
 export function readMs({ graphs }: Pick<EngineConfig, 'graphs'>): number {
   const bytes = graphs.flatMap((graph) => [graph, ...graph.weights]).reduce((sum, file) => sum + file.bytes, 0)
   return Math.round(bytes / SLOW_DISK_BYTES_PER_MS)
 }
 
 /**
- * Why an engine is over. `stalled`: it did not answer in time and was killed. `failed`: it answered a batch with an error
+ * Why an engine ended. `stalled`: it did not answer in time and was killed. `failed`: it answered a batch with an error
  * and was killed. `unreachable`: its process could not be started or sent to. `ended`: the process ended for any other
  * reason, such as a crash.
  */
@@ -37,17 +37,17 @@ export interface EngineEnd {
   reason: string
 }
 
-/** Runs one batch at a time. A batch that fails rejects, and the engine is then over. */
+/** Runs one batch at a time. A batch that fails rejects, and the engine then ends. */
 export interface Engine {
   encode(batch: EncodeBatch): Promise<EncodeResult>
   decode(batch: DecodeBatch): Promise<DecodeResult>
-  /** Whether the engine is over; `ended` has resolved or is about to. */
+  /** Whether the engine has ended; `ended` has resolved or is about to. */
   readonly over: boolean
   /** How long one item takes, as measured when the engine was warmed up. */
   readonly itemMs: ItemTimes
   /** Batches answered so far. */
   readonly answered: number
-  /** Resolves when the engine is over, with the reason. Never rejects. */
+  /** Resolves with the reason when the engine has ended. Never rejects. */
   readonly ended: Promise<EngineEnd>
   /** Ends the engine; resolves when it is gone. */
   close(): Promise<void>
@@ -56,33 +56,33 @@ export interface Engine {
 export interface EngineOptions {
   config: EngineConfig
   /**
-   * Milliseconds within which a batch must be answered; after that the process is killed. A model of which one item takes
+   * Milliseconds within which a batch must be answered; after that the process is killed. A model for which one item takes
    * more than a third of it gets more time.
    */
   timeoutMs: number
-  /** The script that the process runs. */
+  /** The script of the process. */
   child: URL
-  /** Receives every line that the process writes to standard error: the messages of ONNX Runtime. */
+  /** Receives every line that the process writes to standard error, such as messages of ONNX Runtime. */
   onStderr(line: string): void
 }
 
 /**
- * An engine in its own process, so that a crash or a hang there takes nothing else down. It is always ended by SIGKILL: the
- * only signal that also ends a process that is stopped or deep in native code. It holds nothing worth saving.
+ * An engine in its own process, so that a crash or a hang takes nothing else down. It is always ended by SIGKILL: the
+ * only signal that also ends a process that is stopped or busy in native code. It holds nothing worth saving.
  */
 export class ProcessEngine implements Engine {
   readonly ended: Promise<EngineEnd>
   readonly #process: ChildProcess
   #timeoutMs: number
   #pending: { resolve(reply: EngineReply): void; reject(error: Error): void } | undefined
-  /** Why this engine is over; set when it is killed, before its process is gone. */
+  /** Why this engine ended; set when it is killed, before its process is gone. */
   #end: EngineEnd | undefined
   #answered = 0
   #itemMs: ItemTimes = { encode: 0, decode: 0 }
 
   /**
-   * Forks the process, loads and warms up the model.
-   * @throws BundleError when a graph is not what the manifest promises; Error when the process cannot load the model.
+   * Forks the process, then loads and warms up the model.
+   * @throws BundleError when a graph does not match the manifest; Error when the process cannot load the model.
    */
   static async start(options: EngineOptions): Promise<ProcessEngine> {
     const engine = new ProcessEngine(options)
@@ -90,7 +90,7 @@ export class ProcessEngine implements Engine {
       const deadlineMs = START_DEADLINE_MS + readMs(options.config)
       const reply = await engine.#call({ kind: 'load', config: options.config }, deadlineMs)
       if (reply.kind === 'loaded') engine.#itemMs = reply.itemMs
-      // Otherwise an engine on a slow machine would be killed in the middle of every image.
+      // Otherwise an engine on a slow machine would be killed during every image.
       const slowest = Math.max(engine.#itemMs.encode, engine.#itemMs.decode)
       engine.#timeoutMs = Math.max(engine.#timeoutMs, Math.ceil(slowest * STALLED_AFTER))
       return engine
@@ -104,7 +104,7 @@ export class ProcessEngine implements Engine {
     this.#timeoutMs = timeoutMs
     this.#process = fork(child, {
       serialization: 'advanced',
-      // Not the parent's flags: a debugger port or a test flag belongs to one process. The API key stays out of it, too.
+      // Without the parent's flags, since a debugger port or a test flag belongs to one process, and without the API key.
       execArgv: [],
       env: { ...process.env, NATIVETOK_API_KEY: undefined },
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
@@ -129,7 +129,7 @@ export class ProcessEngine implements Engine {
       this.#process.once('exit', (code, signal) => {
         end('ended', `the engine ended with ${signal ?? `exit code ${code}`}`)
       })
-      // A process whose channel is closed can answer nothing, even if it still runs.
+      // A process whose channel is closed cannot answer, even if it still runs.
       this.#process.once('disconnect', () => this.#process.kill('SIGKILL'))
     })
   }
@@ -181,7 +181,7 @@ export class ProcessEngine implements Engine {
       this.#kill('stalled', `the engine did not answer within ${deadlineMs} ms and was killed`)
     }, deadlineMs)
     try {
-      // When no file descriptors are left there is no channel, and the process reports why.
+      // If no file descriptors are left there is no channel, and the process reports why.
       this.#process.send?.(request, (error) => {
         if (error) this.#process.kill('SIGKILL')
       })

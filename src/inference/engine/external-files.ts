@@ -3,7 +3,7 @@
 const LOCATION = Buffer.from('\x0a\x08location\x12', 'latin1')
 
 /**
- * The names of the files outside an ONNX graph from which it takes weights, as they stand in it.
+ * The names of the external files from which an ONNX graph takes weights, as written in the graph.
  * @param model the bytes of the ONNX file. It is searched for the names, not parsed.
  */
 export function externalFiles(model: Buffer): string[] {
@@ -11,7 +11,7 @@ export function externalFiles(model: Buffer): string[] {
   for (let at = model.indexOf(LOCATION); at >= 0; at = model.indexOf(LOCATION, at + 1)) {
     let start = at + LOCATION.length
     let length = 0
-    // A length is in groups of seven bits, the lowest first; all but the last one have their top bit set.
+    // A length is stored in groups of seven bits, the lowest first; all but the last have their top bit set.
     for (let shift = 0; ; shift += 7) {
       const byte = model[start++] ?? 0
       length += (byte & 0x7f) * 2 ** shift

@@ -5,11 +5,11 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 10_000
 
 export interface KeeperHooks {
-  /** An engine is loaded and warm. */
+  /** Called when an engine is loaded and warm. */
   up(engine: Engine): void
-  /** That engine is over. */
+  /** Called when that engine has ended. */
   down(engine: Engine, end: EngineEnd): void
-  /** A replacement did not start; another will be tried. */
+  /** Called when a replacement did not start; another start will follow. */
   failed(error: Error): void
 }
 

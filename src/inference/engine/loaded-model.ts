@@ -13,7 +13,7 @@ import { setTf32 } from './providers.ts'
 import { fillRows, joinParts, type Numbers, partsOf, rowsToRun } from './rows.ts'
 import { loadGraph } from './session.ts'
 
-/** What a step of the warm-up may take. */
+/** Time limit for a step of the warm-up, in milliseconds. */
 const WARM_UP_MS = 3000
 
 interface LoadedGraph extends Graph {
@@ -35,7 +35,7 @@ export class LoadedModel {
 
   /**
    * Loads every graph and runs all of them at the sizes of the plan, so that no request pays for a first run.
-   * @throws BundleError when a file changed or a graph is not what the manifest promises; Error when it does not load.
+   * @throws BundleError when a file changed or a graph does not match the manifest; Error when it does not load.
    */
   static async load(config: EngineConfig): Promise<LoadedModel> {
     // Before the first session, which loads CUDA's libraries.
@@ -53,7 +53,7 @@ export class LoadedModel {
   }
 
   async #warmUp(): Promise<void> {
-    // The first run is slower than any other, and one in passing may be slow because of other processes.
+    // The first run is slower than any other, and a later one may be slow because of other processes.
     const first = await this.#runOnZeros(1)
     const runs: ItemTimes[] = []
     for (let ms = 0; runs.length < 3 && ms < WARM_UP_MS; ms += first.encode + first.decode) {
@@ -65,7 +65,7 @@ export class LoadedModel {
     }
     const { pinned, sizes } = this.#config.batches
     for (const size of sizes) {
-      // A first run of a large batch costs a slow model little more than any other, and waiting for it minutes.
+      // For a slow model, the first run of a large batch costs little more than later ones, but warming it up takes minutes.
       const expected = size * (this.#itemMs.encode + this.#itemMs.decode)
       if (size > 1 && (pinned || expected < WARM_UP_MS)) await this.#runOnZeros(size)
     }
@@ -122,7 +122,7 @@ export class LoadedModel {
     return { pixels, timings }
   }
 
-  /** Runs a graph that has one input and one output on one part of the batch after the other. */
+  /** Runs a graph with one input and one output on one part of the batch after another. */
   async #runInParts(name: string, rows: number, data: Numbers, timings: GraphTimings): Promise<Numbers> {
     const { inputs, outputs } = this.#graph(name)
     const [input, output] = [inputs[0]?.name ?? '', outputs[0]?.name ?? '']
@@ -139,7 +139,7 @@ export class LoadedModel {
   /**
    * Runs a graph on `rows` rows, or on one of the plan's sizes if they are pinned.
    * @param inputs by name, row after row.
-   * @returns outputs by name, without the rows that were filled in.
+   * @returns outputs by name, without the padding rows.
    */
   async #run(
     name: string,
@@ -152,7 +152,7 @@ export class LoadedModel {
     const count = rowsToRun(rows, this.#config.batches)
     const feeds = graph.inputs.map(({ name: input, type, shape }) => {
       const data = inputs[input]
-      if (!data) throw new Error(`${name} was given no ${input}`)
+      if (!data) throw new Error(`${name} has no value for input ${input}`)
       return [input, new Tensor(type, fillRows(data, rows, count), [count, ...shape])]
     })
     const results = await graph.session.run(Object.fromEntries(feeds))

@@ -8,11 +8,11 @@ export interface EngineConfig {
   graphs: Graph[]
   shape: ModelShape
   provider: Provider
-  /** CUDA device; without meaning on CPU. */
+  /** CUDA device; ignored on CPU. */
   device: number
-  /** Threads that a graph runs on. */
+  /** Threads per graph. */
   threads: number
-  /** Whether CUDA may round the factors of float32 products to TensorFloat-32; without meaning on CPU. */
+  /** Whether CUDA may round the factors of float32 products to TensorFloat-32; ignored on CPU. */
   tf32: boolean
   batches: BatchPlan
 }
@@ -22,9 +22,9 @@ export interface BatchPlan {
   max: number
   /** Sizes to warm up at, ascending. */
   sizes: number[]
-  /** Whether graphs run at these sizes only: fewer rows are filled up to the next size. */
+  /** Whether graphs run only at these sizes: fewer rows are padded to the next size. */
   pinned: boolean
-  /** Maximum number of images that the encoder or decoder runs on at once; larger batches are cut into such parts. */
+  /** Maximum number of images that the encoder or decoder runs on at once; larger batches are split. */
   part: number
 }
 
@@ -35,20 +35,20 @@ export type GraphTimings = Record<string, number>
 export interface EncodeBatch {
   /** uint8 `[N,H,W,3]`. */
   pixels: Uint8Array
-  /** Tokens wanted of each image, longest first: a later stage then runs on the leading images only. */
+  /** Number of tokens per image, longest first: a later stage then runs only on the leading images. */
   lengths: number[]
 }
 
 /** Tokens of the images of an {@link EncodeBatch}. */
 export interface EncodeResult {
-  /** uint16 `[N,L]`; what a row holds beyond its image's length means nothing. */
+  /** uint16 `[N,L]`; values beyond the length of a row's image are meaningless. */
   tokens: Uint16Array
   timings: GraphTimings
 }
 
 /** Sequences to decode. */
 export interface DecodeBatch {
-  /** int32 `[N,L]`; a shorter sequence is filled up with the id after the codebook's last, which means absent. */
+  /** int32 `[N,L]`; a shorter sequence is padded with the id after the codebook's last, which means "absent". */
   tokens: Int32Array
 }
 
@@ -59,19 +59,19 @@ export interface DecodeResult {
   timings: GraphTimings
 }
 
-/** Milliseconds that one image took to encode, and one sequence to decode, each by itself. */
+/** Milliseconds to encode one image and to decode one sequence, each run alone. */
 export interface ItemTimes {
   encode: number
   decode: number
 }
 
-/** To the engine process: `load` once, then one batch at a time. */
+/** Messages to the engine process: `load` once, then one batch at a time. */
 export type EngineRequest =
   | { kind: 'load'; config: EngineConfig }
   | ({ kind: 'encode' } & EncodeBatch)
   | ({ kind: 'decode' } & DecodeBatch)
 
-/** From the engine process: one reply per request. */
+/** Messages from the engine process: one reply per request. */
 export type EngineReply =
   | { kind: 'loaded'; itemMs: ItemTimes }
   | ({ kind: 'encoded' } & EncodeResult)

@@ -1,6 +1,6 @@
 import type { BatchPlan } from './protocol.ts'
 
-/** The data of a tensor, row after row. */
+/** The data of a tensor, row by row. */
 export type Numbers = Uint8Array | Int32Array | Float32Array
 
 /** Divides rows into even parts of at most `most` rows: where each part starts and ends. */
@@ -10,7 +10,7 @@ export function partsOf(rows: number, most: number): [start: number, end: number
   return Array.from({ length: count }, (_, i) => [edge(i), edge(i + 1)])
 }
 
-/** The rows of all parts, one after the other; a single part is returned as it is. */
+/** The rows of all parts in order; a single part is returned unchanged. */
 export function joinParts(parts: Numbers[]): Numbers {
   const [first, ...others] = parts
   if (first === undefined) throw new RangeError('nothing to join')
@@ -25,7 +25,7 @@ export function joinParts(parts: Numbers[]): Numbers {
   return joined
 }
 
-/** `rows` rows of numbers, followed by as many rows of zeros as make `count`; the array itself where none is missing. */
+/** Pads `rows` rows of numbers with rows of zeros up to `count`; returns the array itself if none is missing. */
 export function fillRows(data: Numbers, rows: number, count: number): Numbers {
   if (rows === count) return data
   const filled = newLike(data, (data.length / rows) * count)

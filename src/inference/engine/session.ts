@@ -9,9 +9,9 @@ import type { EngineConfig } from './protocol.ts'
 import { explainCuda } from './providers.ts'
 
 /**
- * Loads a graph. What is loaded is what was verified when the service started, also for an engine that replaces another:
- * with a changed file its tokens would mean something else.
- * @throws BundleError when a file changed on disk or the graph is not what the manifest promises; Error when ONNX Runtime
+ * Loads a graph, with the content that was verified when the service started. This also holds for replacement engines:
+ * with a changed file, their tokens would mean something else.
+ * @throws BundleError when a file changed on disk or the graph does not match the manifest; Error when ONNX Runtime
  * cannot load it.
  */
 export async function loadGraph(graph: Graph, config: EngineConfig): Promise<InferenceSession> {
@@ -21,7 +21,7 @@ export async function loadGraph(graph: Graph, config: EngineConfig): Promise<Inf
   if (sha256(bytes) !== graph.sha256) throw changed(graph.file)
   for (const [index, weights] of graph.weights.entries()) {
     if (identities[index + 1] === weights.identity) continue
-    // A new link to the file or another mode is harmless, only another content is not.
+    // A new link to the file or another mode is harmless; different content is not.
     const found = await hashFile(weights.path, weights.file)
     if (found.sha256 !== weights.sha256 || found.identity !== identities[index + 1]) throw changed(weights.file)
   }
@@ -32,7 +32,7 @@ export async function loadGraph(graph: Graph, config: EngineConfig): Promise<Inf
       `${graph.file}: reads ${JSON.stringify(stranger)}, which is not among its weights in the manifest`,
     )
   }
-  // From its path a graph maps the weights beside it, and engines share that memory; bytes that were hashed are safer.
+  // Loaded from its path, a graph maps the weights next to it, and engines share that memory. Otherwise hashed bytes are safer.
   const options: InferenceSession.SessionOptions = {
     executionProviders: [config.provider === 'cuda' ? { name: 'cuda', deviceId: config.device } : 'cpu'],
     intraOpNumThreads: config.threads,
@@ -70,7 +70,7 @@ function changed(file: string): BundleError {
 }
 
 /**
- * Compares a loaded graph's inputs and outputs with what the manifest promises.
+ * Compares a loaded graph's inputs and outputs with the manifest.
  * @throws BundleError naming the file and the first tensor that differs.
  */
 function checkGraph(graph: Graph, session: Pick<InferenceSession, 'inputMetadata' | 'outputMetadata'>): void {
@@ -87,7 +87,7 @@ function compare(
   for (const spec of expected) {
     const found = actual.find((value) => value.name === spec.name)
     if (!found && spec.optional) continue
-    if (!found) throw new BundleError(`${file}: has no ${role} named ${spec.name}, which the manifest promises`)
+    if (!found) throw new BundleError(`${file}: has no ${role} named ${spec.name}, which the manifest requires`)
     const wanted = `${spec.type} ${dimensions(['B', ...spec.shape])}`
     const given = found.isTensor ? `${found.type} ${dimensions(found.shape)}` : 'no tensor'
     const fits =
@@ -96,10 +96,10 @@ function compare(
       found.shape.length === spec.shape.length + 1 &&
       typeof found.shape[0] === 'string' &&
       spec.shape.every((size, axis) => found.shape[axis + 1] === size)
-    if (!fits) throw new BundleError(`${file}: ${role} ${spec.name} is ${given}, the manifest promises ${wanted}`)
+    if (!fits) throw new BundleError(`${file}: ${role} ${spec.name} is ${given}, but the manifest says ${wanted}`)
   }
   const extra = actual.find((value) => !expected.some((spec) => spec.name === value.name))
-  if (extra) throw new BundleError(`${file}: has an ${role} named ${extra.name}, which the manifest does not know`)
+  if (extra) throw new BundleError(`${file}: has an ${role} named ${extra.name}, which is not in the manifest`)
 }
 
 function dimensions(shape: readonly (number | string)[]): string {

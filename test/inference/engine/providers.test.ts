@@ -51,7 +51,7 @@ test('what was asked for is all that is tried', async () => {
   const cuda = startOn('cpu')
   await assert.rejects(
     chooseProvider('cuda', cuda.start),
-    /^Error: CUDA was asked for and does not load: no cuda library$/,
+    /^Error: CUDA was requested and does not load: no cuda library$/,
   )
   assert.deepEqual(cuda.tried, ['cuda'])
 })
@@ -72,7 +72,7 @@ test('the service starts on this machine’s best provider, or says that CUDA is
   assert.match(providerReason, provider === 'cuda' ? /^CUDA loads$/ : /^CUDA does not load: \S/)
   await inference.close()
   if (provider === 'cpu') {
-    const sentence = /^CUDA was asked for and does not load: .*(install|only|must be|--devices)[^\n]*$/
+    const sentence = /^CUDA was requested and does not load: .*(install|only|must be|--devices)[^\n]*$/
     await assert.rejects(startInference({ provider: 'cuda' }), { message: sentence })
   }
 })
@@ -80,7 +80,7 @@ test('the service starts on this machine’s best provider, or says that CUDA is
 test('a reason of several lines becomes one sentence', async () => {
   const failing = () => Promise.reject(new Error('CUDA failure 35:\n  the driver is too old'))
   await assert.rejects(chooseProvider('cuda', failing), {
-    message: 'CUDA was asked for and does not load: CUDA failure 35: the driver is too old',
+    message: 'CUDA was requested and does not load: CUDA failure 35: the driver is too old',
   })
 })
 
@@ -96,7 +96,12 @@ const failures: [what: string, platform: string, loadError: string, sentence: Re
   ],
   ['cuBLAS', 'linux x64', noFile('libcublasLt.so.12'), /^libcublasLt\.so\.12 is not found; CUDA 12 and cuDNN 9 must/],
   ['a device', 'linux x64', addon, /^encoder\.onnx: invalid device ordinal; .* driver for CUDA 12, and --devices must/],
-  ['a build for this machine', 'darwin arm64', noFile(library), /has CUDA on Linux x86-64 only, this is darwin arm64$/],
+  [
+    'a build for this machine',
+    'darwin arm64',
+    noFile(library),
+    /supports CUDA only on Linux x86-64, not on darwin arm64$/,
+  ],
 ]
 for (const [what, platform, loadError, sentence] of failures) {
   test(`where CUDA lacks ${what}, the reason says so and what to do`, () => {
