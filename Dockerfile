@@ -7,8 +7,8 @@ ARG CUDA_IMAGE=nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04
 FROM ${NODE_IMAGE} AS dependencies
 WORKDIR /app
 COPY package.json package-lock.json .npmrc ./
-# No install scripts: the image has Node already, sharp and ONNX Runtime for the CPU come inside their packages.
-# Of ONNX Runtime's binaries for six platforms the image keeps its own.
+# No install scripts: the image already has Node, and the packages of sharp and ONNX Runtime contain their CPU binaries.
+# ONNX Runtime's package has binaries for six platforms; the image keeps only its own.
 RUN npm ci --omit=dev --no-audit --no-fund \
   && rm -rf node_modules/node-linux-* node_modules/.bin/node \
   && find node_modules/onnxruntime-node/bin -mindepth 3 -maxdepth 3 ! -path "*/linux/$(node -p process.arch)" \
@@ -23,7 +23,7 @@ COPY test/fixtures/photos test/fixtures/photos
 RUN node web/build.ts
 
 FROM dependencies AS cuda-dependencies
-# What npm is too small for: ONNX Runtime's CUDA provider, fetched by the package's own script. TensorRT is not used.
+# ONNX Runtime's CUDA provider is too large for npm, so the package's own script fetches it. TensorRT is not used.
 RUN ONNXRUNTIME_NODE_INSTALL=true node node_modules/onnxruntime-node/script/install.js \
   && rm node_modules/onnxruntime-node/bin/napi-v6/linux/x64/libonnxruntime_providers_tensorrt.so
 

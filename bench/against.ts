@@ -15,7 +15,7 @@ const OTHER = 'other'
 
 /** Two checkouts of the service under the same loads. */
 export interface Comparison extends Pick<Results, 'entries' | 'rows' | 'coldStarts'> {
-  /** Commits in short, with `+` when files differ from them. */
+  /** Abbreviated commits, with `+` if files differ from them. */
   commits: Record<typeof THIS | typeof OTHER, string>
 }
 

@@ -8,11 +8,11 @@ export interface Answers {
   pictures: Buffer[]
 }
 
-/** How far a contestant's answers are the same as the service's. */
+/** How well a contestant's answers agree with the service's. */
 export interface Agreement {
   /** Share of equal tokens. */
   tokens: number
-  /** Mean difference of the values of the worst picture, of 255. Absent if there were no pictures. */
+  /** Mean difference of the worst picture's values, out of 255. Absent if there were no pictures. */
   difference?: number
 }
 

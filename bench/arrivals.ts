@@ -1,4 +1,4 @@
-// Open-loop load on the service, alone or beside another checkout: `--help` says how.
+// Open-loop load on the service, alone or compared with another checkout; see `--help`.
 import { spawnSync } from 'node:child_process'
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import type { Agent } from 'node:http'
@@ -36,7 +36,7 @@ interface Row {
   p50: number
   p95: number
   p99: number
-  /** How often each status but 200, and each error code, came. */
+  /** The number of each status other than 200 and of each error code. */
   errors: Record<string, number>
   /** Milliseconds of processor time of the service's process tree. */
   cpuMsPerImage: number
@@ -136,7 +136,7 @@ async function start(name: string, { folder: checkout, commit }: Omit<Checkout, 
   return { name, commit, service, proxy }
 }
 
-/** All rounds. Both sides get the same arrivals one after the other; who begins changes every time. */
+/** All rounds. Both sides get the same arrivals, one after the other; the first side changes every time. */
 async function measure(photos: string): Promise<{ capacities: number[]; rows: Row[] }> {
   const files = await readImages(photos)
   const calls = (await Promise.all(IMAGES_PER_REQUEST.map((images) => encodeCalls(files, images)))).flat()

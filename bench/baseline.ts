@@ -13,7 +13,7 @@ import { percentile, summarize } from '../tools/statistics.ts'
 
 const PNG_IGNORES_QUALITY = 0
 
-/** One batch size, for as long as asked. */
+/** Measures one batch size for the given time. */
 export interface BaselineResult {
   batch: number
   /** Whether encoder and decoder run on parts of the batch, as in an engine. Only older results are without. */
@@ -94,7 +94,7 @@ async function measure(work: string, batch: number): Promise<BaselineResult> {
   }
 }
 
-/** The first stage alone beside all of them, on the same images, in turn. */
+/** The first stage alone, alternating with all stages, on the same images. */
 async function stages(batch: number): Promise<StageResult> {
   const pixels = await pixelsOf(wrapped(files, 0, batch))
   const lengths = [shape.stages[0] as number, length]

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { serviceCommand } from '../tools/service.ts'
 
-/** Where a contestant runs, and on what. */
+/** Where a contestant runs, and with which bundle and cores. */
 export interface Place {
   port: number
   /** The bundle's folder. */

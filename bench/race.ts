@@ -14,7 +14,7 @@ import { BASELINE, type Entry, type LoadName, loads, type Results } from './resu
 
 /** What to measure. */
 export interface Plan extends Omit<Place, 'port'> {
-  /** Its answers are what all others are compared with. */
+  /** The reference for the answers of all others. */
   service: Contestant
   contestants: Contestant[]
   /** Whether to measure the baseline. */
@@ -26,14 +26,14 @@ export interface Plan extends Omit<Place, 'port'> {
   rounds: number
   seconds: number
   imageSize: number
-  /** Gets a line about each step. */
+  /** Receives a line about each step. */
   say(line: string): void
 }
 
 const LONGEST_WARM_UP_SECONDS = 2
-/** Not every peer ends all its processes when it is asked to. */
+/** Not every peer ends all its processes on request. */
 const STOP_SECONDS = 10
-/** Of the baseline; the fastest counts. */
+/** Batch sizes of the baseline; the fastest counts. */
 const BATCHES = [8, 16, 32, 64]
 
 /**
@@ -98,7 +98,7 @@ class Race {
     return this.#results
   }
 
-  /** Lets a contestant take part if its answers are the service's. */
+  /** Admits a contestant if its answers equal the service's. */
   async #enter({ name, title }: { name: string; title: string }, agree: () => Promise<Agreement>): Promise<Entry> {
     const entry: Entry = { name, title }
     this.#results.entries.push(entry)
@@ -154,7 +154,7 @@ class Race {
   async #measureBaseline(round: number, load: LoadName): Promise<void> {
     const { route, images } = loads[load]
     const single = await this.#baseline<BaselineResult[]>(route, this.#folders[images], [1])
-    // One process per core with one thread each does more than one process with one thread per core.
+    // One process per core with one thread each is faster than one process with one thread per core.
     const processes = await Promise.all(
       Array.from({ length: this.#plan.cores }, () =>
         this.#baseline<BaselineResult[]>(route, this.#folders[images], BATCHES),
@@ -174,7 +174,7 @@ class Race {
   }
 }
 
-/** What several processes did together at one batch size. */
+/** The combined result of several processes at one batch size. */
 function sum(results: BaselineResult[]): BaselineResult {
   const [{ batch, inParts }] = results as [BaselineResult]
   const total = (value: (result: BaselineResult) => number) =>

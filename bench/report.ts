@@ -2,7 +2,7 @@ import { summarize } from '../tools/statistics.ts'
 import { type BaselineRow, type Entry, type LoadName, loads, type Results, type Row } from './results.ts'
 import { byThroughput, errorsOf, type Target, targetsOf } from './targets.ts'
 
-/** What one contestant did under one load with one number of clients, in each round. */
+/** The results of one contestant under one load with one number of clients, in each round. */
 export interface Median {
   contestant: string
   load: LoadName

@@ -2,7 +2,7 @@ import type { LoadResult } from '../tools/clients.ts'
 import type { Agreement } from './agreement.ts'
 import type { BaselineResult, StageResult } from './baseline.ts'
 
-/** What is sent: the route, and which images. */
+/** The requests: the route, and which images. */
 export const loads = {
   'encode-crops': { route: 'encode', images: 'crops', title: 'encode, 128 px crops' },
   'encode-photos': { route: 'encode', images: 'photos', title: 'encode, full-size photos' },
@@ -35,7 +35,7 @@ export interface ColdStart {
   seconds: number
 }
 
-/** A contestant, and what became of it. */
+/** A contestant and its outcome. */
 export interface Entry {
   name: string
   title: string

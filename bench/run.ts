@@ -1,4 +1,4 @@
-// The benchmark: the service beside a baseline and beside its peers. `--help` says how.
+// The benchmark: compares the service with a baseline and with its peers; see `--help`.
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'

@@ -7,7 +7,7 @@ export const SIZING_CLIENTS = [32]
 /** Loads to compare the settings under. */
 export const SIZING_LOADS = ['encode-crops', 'decode'] as const
 
-/** The service as it sizes itself, and with settings that somebody might choose by hand on so many cores. */
+/** The service as it sizes itself, and with settings that somebody might choose by hand for this many cores. */
 export function sizings(service: Contestant, cores: number): Contestant[] {
   const settings = [
     ['--engines', '1', '--threads', `${cores}`],

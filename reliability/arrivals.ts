@@ -7,17 +7,17 @@ import { type Call, encodeCalls } from '../tools/calls.ts'
 import { readImages } from '../tools/images.ts'
 import { percentile } from '../tools/statistics.ts'
 
-/** What is printed. Times are milliseconds. */
+/** The printed result. Times are in milliseconds. */
 export interface Arrivals {
-  /** Of requests that were answered 200, from when they were due. */
+  /** Latencies of requests answered with 200, from when they were due. */
   accepted: Latency
-  /** Of requests that were answered 503. */
+  /** Latencies of requests answered with 503. */
   refused: Latency
   /** Answers 503 without a Retry-After of at least a second. */
   withoutRetryAfter: number
-  /** How often each other status, and each error code, came. */
+  /** The number of each other status and of each error code. */
   others: Record<string, number>
-  /** Images answered a second, from a third of the time on. */
+  /** Images answered per second, from a third of the time on. */
   imagesPerSecond: number
   /** 99th percentile of how long after they were due requests were sent: whether this process kept up. */
   lateness: number
@@ -81,7 +81,7 @@ async function load(rate: number, seconds: number) {
     .reduce((sum, { call }) => sum + call.images, 0)
   return {
     accepted: latencyOf(accepted.map(({ due, done }) => done - due)),
-    // The service could not answer before it was asked.
+    // No answer can come before its request.
     refused: latencyOf(refused.map(({ sent, done }) => done - sent)),
     withoutRetryAfter: refused.filter(({ retryAfter }) => !(retryAfter >= 1)).length,
     others: Object.fromEntries([...others].map(([outcome, all]) => [outcome, all.length])),
@@ -94,7 +94,7 @@ async function load(rate: number, seconds: number) {
   }
 }
 
-/** Milliseconds until a single image is sent whose answer is as wanted. */
+/** Milliseconds until a single image is sent whose answer is as required. */
 async function recovered(wanted: (outcome: number | string, milliseconds: number) => boolean): Promise<number> {
   const start = performance.now()
   for (;;) {
@@ -105,7 +105,7 @@ async function recovered(wanted: (outcome: number | string, milliseconds: number
   }
 }
 
-/** Sends a call and takes the time. */
+/** Sends a call and measures the time. */
 async function timed(call: Call) {
   const start = performance.now()
   return { ...(await answerTo(options.url, call, agent)), milliseconds: performance.now() - start }

@@ -8,11 +8,11 @@ import { Service } from '../tools/service.ts'
 import { bodies, bombs as files, type HostileFile, impostors } from './hostile.ts'
 import type { Finding, Scope } from './promise.ts'
 
-/** Memory that the largest image allowed may take: 50 million pixels of eight bytes, and some more. */
+/** Memory for the largest allowed image: 50 million pixels of eight bytes, and a margin. */
 const MOST_MIB = 600
 const MOST_SECONDS = 10
 
-/** Seconds that other clients may have to wait meanwhile. */
+/** The longest time that other clients may wait meanwhile, in seconds. */
 const MOST_HELD_UP = 3
 
 /** Files and bodies that unpack to far more than their size, and files of other kinds sent as images. */
@@ -37,7 +37,7 @@ export async function* bombs({ long }: Scope): AsyncGenerator<Finding> {
   }
 }
 
-/** The cost of one, or of several at once: time, memory, and how long others had to wait. */
+/** The cost of one or several at once: time, memory, and how long others waited. */
 async function cost(service: Service, file: HostileFile, count = 1): Promise<Finding> {
   const before = await resetPeak(service.pid)
   const start = performance.now()
@@ -55,7 +55,7 @@ async function cost(service: Service, file: HostileFile, count = 1): Promise<Fin
   const statuses = [...new Set(await answers)]
   const seconds = (performance.now() - start) / 1000
   const grown = Math.max(0, (await memoryOf(service.pid)).peak - before)
-  // The pool unpacks as many images at a time as it has threads.
+  // The pool decodes as many images at a time as it has threads.
   const atOnce = Math.min(count, poolSize)
   return {
     promise: `${count > 1 ? `${count} times ` : ''}${file.name} (${sizeOf(file)}) costs no more than any image may`,

@@ -11,7 +11,7 @@ const QUEUE = 1024
 const BYTES = 8 * 2 ** 20
 /** Clients at once. */
 const WAVE = 100
-/** Until the process has grown as it does anyway: V8's young generation, and what its allocator keeps. */
+/** Warm-up until the process has reached its normal size: V8's young generation, and the allocator's reserve. */
 const WARM_UP_WAVES = 10
 const HEAL_SECONDS = 10
 
@@ -66,7 +66,7 @@ export async function* clients({ long, seed }: Scope): AsyncGenerator<Finding> {
     const bytes = await send(service.url, garbage)
     yield {
       promise: `${after}, all bytes are free again`,
-      figure: `a body of ${BYTES} bytes with a limit of ${BYTES} is read and refused as no image: ${bytes.status}`,
+      figure: `a body of ${BYTES} bytes with a limit of ${BYTES} is read and refused because it is not an image: ${bytes.status}`,
       kept: bytes.status === 422,
     }
   } finally {

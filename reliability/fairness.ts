@@ -12,7 +12,7 @@ const PAUSE_MS = 50
 
 /** One client sends requests of 1,000 images, another single images: neither blocks the other. */
 export async function* fairness({ long }: Scope): AsyncGenerator<Finding> {
-  // Slow machines must answer the large requests too: this is about who goes first.
+  // Slow machines must answer the large requests too: this is about the order.
   const service = await Service.start({ flags: ['--request-timeout', '300'] })
   try {
     const photos = await readImages(fixtures)

@@ -32,7 +32,7 @@ interface Course {
   healed: number
 }
 
-/** Faults, one by one, each in a service of its own under load. */
+/** Faults, one by one, each with its own service under load. */
 export async function* faults({ long }: Scope): AsyncGenerator<Finding> {
   for (const [what, signal, victims] of [
     ['an engine is killed', 'SIGKILL', 1],
@@ -137,7 +137,7 @@ async function withoutMemory(): Promise<Finding> {
     {},
     async (service) => {
       gone = (await service.engines()).slice(0, 1)
-      // Less than it has, so its next allocation fails.
+      // Below its current size, so its next allocation fails.
       await run('prlimit', ['--pid', `${gone[0]}`, '--as=1000000'])
     },
     (service) => replaced(service, gone),
@@ -227,7 +227,7 @@ async function clockJumps(): Promise<Finding[]> {
       await rename(next, file)
     }
     await jump(0)
-    // The wall clock alone: nothing sets a monotonic clock.
+    // Only the wall clock: nothing sets a monotonic clock.
     const env = {
       ...{ LD_PRELOAD: library, FAKETIME_TIMESTAMP_FILE: file },
       ...{ FAKETIME_NO_CACHE: '1', FAKETIME_DONT_FAKE_MONOTONIC: '1' },

@@ -7,7 +7,7 @@ import { fixture } from './photos.ts'
 export interface HostileFile {
   name: string
   bytes: Buffer<ArrayBuffer>
-  /** Where to send it and as what media type; by default to /encode as a JPEG. */
+  /** The path and the media type to send it with; by default /encode and JPEG. */
   path?: '/encode' | '/decode'
   type?: string
 }
@@ -17,7 +17,7 @@ const SIDE = 7000
 /**
  * Files of other kinds, which must be refused as images and never interpreted.
  *
- * @param url address that they name if they can name one: nothing may request it
+ * @param url an address that the files contain if their format allows it: nothing may request it
  */
 export function impostors(url: string): HostileFile[] {
   const svg = `<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><image href="${url}/svg.png" width="9" height="9"/></svg>`
@@ -115,7 +115,7 @@ export function* bodies(): Generator<HostileFile> {
   yield { name: 'multipart with a header of 60 MB', type: multipart, bytes: Buffer.from(`${long}--x--\r\n`) }
 }
 
-/** Real files whose header claims a larger size than is allowed. */
+/** Real files whose header claims a size beyond the limit. */
 function* headers(): Generator<HostileFile> {
   const header = Buffer.alloc(13)
   header.writeUInt32BE(100_000, 0)

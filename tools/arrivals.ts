@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { authorization, type Call } from './calls.ts'
 import type { Random } from './random.ts'
 
-// Our own code, because autocannon has no Poisson arrivals and measures from when a request was sent, not from when it was due.
+// autocannon has no Poisson arrivals, and measures from when a request was sent instead of when it was due.
 
 /** A request, and when it is due in milliseconds from the start. */
 export interface Arrival {
@@ -11,10 +11,10 @@ export interface Arrival {
   call: Call
 }
 
-/** What became of an arrival. Times are in milliseconds from the start. */
+/** The outcome of an arrival. Times are in milliseconds from the start. */
 export interface Outcome extends Arrival {
   sent: number
-  /** When the answer, or the failure, was there. */
+  /** When the answer or the failure arrived. */
   done: number
   /** Status, or error code. */
   outcome: number | string
@@ -22,7 +22,7 @@ export interface Outcome extends Arrival {
   retryAfter: number
 }
 
-/** Arrivals of a Poisson process: gaps are exponential, so that they come in bursts as those of independent clients do. */
+/** Arrivals of a Poisson process: gaps are exponential, so requests come in bursts, like those of independent clients. */
 export function poissonArrivals(calls: readonly Call[], rate: number, seconds: number, random: Random): Arrival[] {
   const arrivals: Arrival[] = []
   for (let due = 0; ; ) {
@@ -32,7 +32,7 @@ export function poissonArrivals(calls: readonly Call[], rate: number, seconds: n
   }
 }
 
-/** Arrivals at even distances. */
+/** Arrivals at equal intervals. */
 export function evenArrivals(calls: readonly Call[], rate: number, seconds: number): Arrival[] {
   return Array.from({ length: Math.floor(rate * seconds) }, (_, i) => ({
     due: (i * 1000) / rate,
@@ -67,7 +67,7 @@ export async function sendWhenDue(
   return outcomes
 }
 
-/** Sends a call, reads its answer to the end, and tells its status, or which error came instead. */
+/** Sends a call, reads its answer to the end, and returns its status or the error. */
 export function answerTo(url: string, call: Call, agent: Agent): Promise<Pick<Outcome, 'outcome' | 'retryAfter'>> {
   return new Promise((resolve) => {
     const settle = (outcome: number | string, retryAfter = Number.NaN) => resolve({ outcome, retryAfter })

@@ -1,7 +1,7 @@
 import { type Agent, request } from 'node:http'
 import type { ImageFile } from './images.ts'
 
-/** A request ready to send. */
+/** A prepared request. */
 export interface Call {
   path: string
   type: string
@@ -53,7 +53,7 @@ export async function encodeCalls(photos: ImageFile[], batch: number, length?: n
   )
 }
 
-/** Calls that decode the tokens of `encodes`, which the server is asked for first. */
+/** Calls that decode the tokens of `encodes`. The server computes these tokens first. */
 export async function decodeCalls(server: string, encodes: Call[]): Promise<Call[]> {
   const calls: Call[] = []
   for (const encode of encodes) {

@@ -11,13 +11,13 @@ const run = promisify(execFile)
 /** A folder with this service at some commit, ready to start. */
 export interface Checkout {
   folder: string
-  /** Its commit in short, with `+` when files differ from it. */
+  /** Its abbreviated commit, with `+` if files differ from it. */
   commit: string
-  /** Removes what was made for it. */
+  /** Removes everything that was created for it. */
   dispose(): Promise<void>
 }
 
-/** @param which a folder with a checkout whose packages are installed, or a commit, which is built in a folder of its own */
+/** @param which a folder with a checkout whose packages are installed, or a commit, which is built in its own folder */
 export async function checkOut(which: string): Promise<Checkout> {
   const folder = resolve(which)
   if (existsSync(join(folder, 'start.sh'))) {
@@ -41,7 +41,7 @@ export async function checkOut(which: string): Promise<Checkout> {
   }
 }
 
-/** The commit of a checkout in short, with `+` when files differ from it. */
+/** The abbreviated commit of a checkout, with `+` if files differ from it. */
 export async function commitOf(folder: string): Promise<string> {
   const git = async (...args: string[]) => (await run('git', ['-C', folder, ...args])).stdout.trim()
   const changed = await git('status', '--porcelain', '--untracked-files=no')

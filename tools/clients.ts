@@ -1,4 +1,4 @@
-// Load from N keep-alive clients, each sending its next request when it has the answer to the last: `--help` says how.
+// Load from N keep-alive clients, each sending its next request after the answer to the last one; see `--help`.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { type Call, decodeCalls, encodeCalls } from './calls.ts'
@@ -19,7 +19,7 @@ const usage = `npm run bench:clients -- [options]
   --photos <folder>   .jpg, .png and .webp files to send (default test/fixtures/photos)
   --pid <n>           the server's process, to report the processor time and memory of its process tree`
 
-/** What is printed. */
+/** The printed result. */
 export interface LoadResult extends Omit<Observation, 'cpuSeconds'> {
   route: string
   clients: number
@@ -29,7 +29,7 @@ export interface LoadResult extends Omit<Observation, 'cpuSeconds'> {
   images: number
   imagesPerSecond: number
   latencyMs: { p50: number | null; p95: number | null; p99: number | null; max: number | null }
-  /** How often each status but 200, and each error, came. */
+  /** The number of each status other than 200 and of each error. */
   errors: Record<string, number>
   /** Milliseconds of the server's processor time. */
   cpuMsPerImage: number | null

@@ -1,4 +1,4 @@
-// A thread that requests /health/live over one connection every 20 ms until it is told to stop, and then reports how long
+// A thread that requests /health/live over one connection every 20 ms until it is stopped, and then reports how long
 // the answers took. A thread of its own, so that the load client's own work does not count as the server's delay.
 import { Agent, get } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'

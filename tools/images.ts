@@ -23,7 +23,7 @@ export async function readImages(folder: string): Promise<ImageFile[]> {
   )
 }
 
-/** Every how many fixtures one is compared: enough for thousands of tokens, few enough to send one by one. */
+/** One in this many fixtures is compared: enough for thousands of tokens, few enough to send one by one. */
 const COMPARE_EVERY = 4
 
 /** Crops of the model's size: `crops` of all fixtures as JPEG for load, `lossless` of some as PNG for comparison. */

@@ -8,23 +8,23 @@ const STOP_WITHIN_MS = 50
 const LONGEST_SECONDS = 86_400
 const NO_ANSWER = 'connection closed without an answer'
 
-/** What was answered between {@link Load.begin} and {@link Load.end}. */
+/** The answers between {@link Load.begin} and {@link Load.end}. */
 export interface Answered {
   requests: number
   /** Of requests answered with 200, in milliseconds from sending the request to the end of its answer, ascending. */
   latencies: number[]
-  /** How often each status but 200, and each error, came. */
+  /** The number of each status other than 200 and of each error. */
   errors: Record<string, number>
 }
 
 export interface LoadOptions {
   clients: number
-  /** Stops after so many requests; else at {@link Load.stop}. */
+  /** Stops after this many requests; otherwise at {@link Load.stop}. */
   requests?: number
 }
 
 /**
- * Closed-loop load by autocannon: every client has a connection of its own and sends its next request when it has the
+ * Closed-loop load by autocannon: every client has its own connection and sends its next request when it has the
  * answer to the last. All clients take their requests in turn from the same list. Answers are counted here, because
  * autocannon's own results have whole milliseconds, no 95th percentile, no warm-up within the same load, and miss
  * requests whose connection the server closed.
@@ -58,20 +58,20 @@ export class Load {
     )
   }
 
-  /** Counts from now on. */
+  /** Starts counting. */
   begin(): void {
     this.#answered = { requests: 0, latencies: [], errors: {} }
     this.#counting = true
   }
 
-  /** Counts no more. */
+  /** Stops counting. */
   end(): Answered {
     this.#counting = false
     this.#answered.latencies.sort((a, b) => a - b)
     return this.#answered
   }
 
-  /** Closes all connections, whatever is under way. */
+  /** Closes all connections, even with requests in progress. */
   async stop(): Promise<void> {
     this.#instance.stop()
     await this.done

@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads'
 import type { Health } from './health.ts'
 import { cpuSeconds, memoryMiB } from './process-tree.ts'
 
-/** How a server did under load. */
+/** What was observed of a server under load. */
 export interface Observation {
   health: Health
   /** 99th percentile delay of the server's event loop, if its /metrics has it. */
@@ -17,10 +17,10 @@ export interface Observation {
 const SAMPLING_MS = 10
 
 /**
- * Watches a server from now on.
+ * Starts to observe a server.
  *
- * @param pid its process, if that runs on this machine
- * @returns a function that ends the observation and tells what was seen
+ * @param pid its process, if it runs on this machine
+ * @returns a function that ends the observation and returns its results
  */
 export async function observe(url: string, pid?: number): Promise<() => Promise<Observation>> {
   // Reading the metrics resets the histogram of the event loop's delay.

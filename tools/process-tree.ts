@@ -24,7 +24,7 @@ export async function cpuSeconds(pid: number): Promise<number> {
 }
 
 /**
- * Memory of a process and all its descendants in MiB. Pages that several of them share count once if the kernel tells how
+ * Memory of a process and all its descendants in MiB. Pages that several of them share count once if the kernel reports how
  * many processes share them, else once for each.
  */
 export async function memoryMiB(pid: number): Promise<number> {
@@ -45,7 +45,7 @@ async function readTree(root: number): Promise<Process[]> {
   const all = (await Promise.all(pids.map(readProcess))).filter((process) => process !== undefined)
   const children = Map.groupBy(all, ({ parent }) => parent)
   const tree = all.filter(({ pid }) => pid === root)
-  // The array grows while it is walked, until no process in it has children that are not in it.
+  // The array grows during the loop, until it contains the children of all its processes.
   for (const { pid } of tree) tree.push(...(children.get(pid) ?? []))
   return tree
 }

@@ -5,7 +5,7 @@ import { promisify } from 'node:util'
 const root = join(import.meta.dirname, '..')
 
 /**
- * Runs a script in a process of its own and reads the JSON that it prints.
+ * Runs a script in its own process and reads the JSON that it prints.
  *
  * @param script its path in this repository
  */
@@ -13,7 +13,7 @@ export async function runScript<T>(script: string, options: Record<string, strin
   const flags = Object.entries(options).flatMap(([name, value]) => [`--${name}`, `${value}`])
   const run = promisify(execFile)(process.execPath, [join(root, script), ...flags], { maxBuffer: 2 ** 26 })
   const { stdout } = await run.catch((error: Error & { stdout: string }) => {
-    // A load without a single answer ends with code 1, and its errors are in what it printed.
+    // A load without any answer ends with code 1, and its output has the errors.
     if (error.stdout) return error
     throw error
   })

@@ -14,18 +14,18 @@ const ASK_EVERY_MS = 10
 export interface ServerOptions {
   /** Program and arguments. */
   command: readonly string[]
-  /** Where it listens. */
+  /** The URL it listens on. */
   url: string
   env?: NodeJS.ProcessEnv
   /** Working directory. */
   cwd?: string
   /** Whether it has started. */
   started(url: string): Promise<boolean>
-  /** Seconds from SIGTERM until what is still there is killed. */
+  /** Seconds from SIGTERM until remaining processes are killed. */
   stopSeconds?: number
 }
 
-/** An HTTP server in a process of its own, with everything that this process starts. Linux only. */
+/** An HTTP server in its own process, with all its child processes. Linux only. */
 export class Server {
   readonly url: string
   /** Seconds from starting the process until it had started, by its own {@link ServerOptions.started}. */

@@ -11,11 +11,11 @@ const places = [
 /** Where a Chromium is installed, if one is; `CHROMIUM` may name it. */
 export const browserPath = process.env.CHROMIUM || places.find((path) => existsSync(path))
 
-/** Why tests that need a browser are skipped; false where there is one. */
+/** Why tests that need a browser are skipped; false if there is one. */
 export const noBrowser =
   browserPath === undefined && 'no Chromium is installed: apt-get install chromium, or set CHROMIUM to where it is'
 
-/** Starts the browser. Whoever starts it closes it. */
+/** Starts the browser. The caller must close it. */
 export function launchBrowser(): Promise<Browser> {
   return chromium.launch({
     executablePath: browserPath as string,

@@ -15,7 +15,7 @@ try {
   await build()
 } catch (error) {
   if ((error as { code?: string }).code !== 'ERR_MODULE_NOT_FOUND') throw error
-  // An installation without development dependencies serves the API all the same.
+  // An installation without development dependencies still serves the API.
   process.stderr.write('The playground is not built: esbuild is a development dependency and is not installed.\n')
 }
 
@@ -27,7 +27,7 @@ async function build(): Promise<void> {
 
   const path = (name: string) => new URL(name, here).pathname
   const options = {
-    // The compiler's configuration is for checking alone, and not in the image.
+    // The compiler's configuration is only for type checks, and is not in the image.
     tsconfigRaw: {},
     bundle: true,
     minify: true,
@@ -39,7 +39,7 @@ async function build(): Promise<void> {
     ...options,
     entryPoints: { playground: path('src/main.ts'), style: path('src/style.css') },
     format: 'esm',
-    // Files that change get another name, so that browsers may keep them for good.
+    // Changed files get another name, so that browsers can cache them permanently.
     entryNames: '[name]-[hash]',
     metafile: true,
   })

@@ -10,7 +10,7 @@ import sharp from 'sharp'
 import { launchBrowser, noBrowser } from './browser.ts'
 
 const root = new URL('../', import.meta.url)
-// About as many steps for every doubling.
+// About the same number of steps per doubling.
 const LENGTHS = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128]
 const FRAME_MS = 350
 const LAST_FRAME_MS = 3000
@@ -48,12 +48,12 @@ try {
   await once(service, 'exit')
 }
 
-/** Where the service says that it listens. */
+/** The URL that the service logs. */
 async function addressOf(): Promise<string> {
   for await (const line of createInterface(service.stdout)) {
     const address = /listening on (http:\/\/[^"]+)/.exec(line)?.[1]
     if (address !== undefined) {
-      // What it logs from here on is of no interest, but has to go somewhere.
+      // Later log lines are not needed, but must be read.
       service.stdout.resume()
       return address
     }
@@ -61,7 +61,7 @@ async function addressOf(): Promise<string> {
   throw new Error('the service ended before it listened')
 }
 
-/** Waits until all is decoded. */
+/** Waits until everything is decoded. */
 async function open(page: Page, address: string): Promise<void> {
   await page.goto(address)
   await page.locator('#count', { hasText: '/' }).waitFor()
@@ -71,7 +71,7 @@ async function open(page: Page, address: string): Promise<void> {
 
 async function showFirst(page: Page, length: number): Promise<void> {
   await page.locator('#shown').fill(String(length))
-  // The ring of the keyboard's focus belongs to who uses it.
+  // Hide the keyboard focus ring.
   await page.locator('#shown').blur()
   await page.locator('#count', { hasText: new RegExp(`^${length} /`) }).waitFor()
 }

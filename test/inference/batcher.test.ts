@@ -11,7 +11,7 @@ function batcherWithEngine(maxBatch = 8) {
   return { batcher, engine }
 }
 
-test('an idle engine gets the first image at once, then whatever gathered, up to the limit', async () => {
+test('an idle engine gets the first image at once, then what has queued meanwhile, up to the limit', async () => {
   const { batcher, engine } = batcherWithEngine(3)
   const answers = [1, 2, 3, 4, 5].map((id) => batcher.encode(image(id), 4))
   assert.deepEqual(engine.last.ids, [1])
@@ -28,7 +28,7 @@ test('an idle engine gets the first image at once, then whatever gathered, up to
   )
 })
 
-test('images run longest first and each is answered with its own tokens, cut to its length', async () => {
+test('images run longest first, and each gets its own tokens, cut to its length', async () => {
   const { batcher, engine } = batcherWithEngine()
   const first = batcher.encode(image(9), 1)
   const answers = [1, 4, 2, 4].map((length, index) => batcher.encode(image(index * 10), length))
@@ -44,7 +44,7 @@ test('images run longest first and each is answered with its own tokens, cut to 
   )
 })
 
-test('what a sequence lacks is filled up as absent', async () => {
+test('a short sequence is padded with the absent id', async () => {
   const { batcher, engine } = batcherWithEngine()
   const first = batcher.decode([7])
   const second = batcher.decode(Uint16Array.of(1, 2, 3, 4))
@@ -72,7 +72,7 @@ test('encode and decode take turns', async () => {
   )
 })
 
-test('a single image gets its place beside a large request, and batches stay full', async () => {
+test('a single image gets a place next to a large request, and batches stay full', async () => {
   const { batcher, engine } = batcherWithEngine(8)
   const large = new AbortController().signal
   const pair = new AbortController().signal
@@ -91,7 +91,7 @@ test('a single image gets its place beside a large request, and batches stay ful
   )
 })
 
-test('a large request goes on, in order, beside any number of single images', async () => {
+test('a large request makes progress, in order, next to any number of single images', async () => {
   const { batcher, engine } = batcherWithEngine(4)
   const large = new AbortController().signal
   const answers = Array.from({ length: 20 }, (_, id) => batcher.encode(image(id), 4, large))
@@ -111,7 +111,7 @@ test('a large request goes on, in order, beside any number of single images', as
   assert.deepEqual(order, [...order.keys()])
 })
 
-test('engines share the queues; one that is gone gets nothing', async () => {
+test('engines share the queues; a removed one gets nothing', async () => {
   const { batcher, engine } = batcherWithEngine(1)
   const other = new ManualEngine()
   batcher.add(other)
@@ -130,7 +130,7 @@ test('engines share the queues; one that is gone gets nothing', async () => {
   await Promise.all(answers)
 })
 
-test('of several engines none takes more than its share, so that the others get work too', async () => {
+test('with several engines, none takes more than its share, so that the others get work too', async () => {
   const { batcher, engine } = batcherWithEngine(8)
   const other = new ManualEngine()
   batcher.add(other)
@@ -147,7 +147,7 @@ test('of several engines none takes more than its share, so that the others get 
   await Promise.all(answers)
 })
 
-test('the items of a failed batch run again one by one, so that the one that fails is alone; the others are answered', async () => {
+test('the items of a failed batch run again one by one, so that only the failing one fails; the others are answered', async () => {
   const { batcher, engine } = batcherWithEngine()
   const first = batcher.encode(image(100), 4)
   const answers = Promise.allSettled([0, 1, 2, 3, 4, 5].map((id) => batcher.encode(image(id), 4)))
@@ -176,7 +176,7 @@ test('the items of a failed batch run again one by one, so that the one that fai
   }
 })
 
-test('an item that was alone from the start is tried twice', async () => {
+test('an item in a batch of its own is tried twice', async () => {
   const { batcher, engine } = batcherWithEngine()
   const lucky = batcher.encode(image(1), 4)
   engine.last.fail(new Error('killed by chance'))
@@ -192,7 +192,7 @@ test('an item that was alone from the start is tried twice', async () => {
   assert.equal(engine.calls.length, 4)
 })
 
-test('an abort takes an item out of the queue, and out of a retry', async () => {
+test('an abort removes an item from the queue and from a retry', async () => {
   const { batcher, engine } = batcherWithEngine()
   const controller = new AbortController()
   const running = batcher.encode(image(1), 4, controller.signal)
@@ -210,7 +210,7 @@ test('an abort takes an item out of the queue, and out of a retry', async () => 
   assert.equal(engine.calls.length, 2)
 })
 
-test('says what it does: depth of the queues, batches, graphs', async () => {
+test('it reports queue depth, batches and graphs', async () => {
   const said: unknown[] = []
   const batcher = new Batcher(shape, 8, {
     batch: (kind, size) => said.push(['batch', kind, size]),
@@ -232,7 +232,7 @@ test('says what it does: depth of the queues, batches, graphs', async () => {
   ])
 })
 
-test('is drained when nothing waits or runs', async () => {
+test('it is drained when nothing waits or runs', async () => {
   const { batcher, engine } = batcherWithEngine()
   await batcher.drained()
   const answer = batcher.decode([1])

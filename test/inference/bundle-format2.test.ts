@@ -20,7 +20,7 @@ async function copyOf(t: TestContext, name: 'parallel' | 'state' | 'whole'): Pro
   return folder
 }
 
-/** Writes a file of the bundle and makes the manifest agree. */
+/** Writes a file of the bundle and updates the manifest. */
 async function replace(folder: string, file: string, content: Uint8Array | string): Promise<void> {
   const manifest = await manifestOf(folder)
   manifest.files[file] = sha256(content)
@@ -37,7 +37,7 @@ async function refused(promise: Promise<unknown>, sentence: RegExp): Promise<voi
   })
 }
 
-test('the model digest covers the weights of what makes tokens, the bundle digest everything', async (t) => {
+test('the model digest covers the weights that make tokens, the bundle digest everything', async (t) => {
   const folder = await copyOf(t, 'parallel')
   const before = await readBundle(folder)
   const { files } = await manifestOf(folder)
@@ -59,7 +59,7 @@ test('the model digest covers the weights of what makes tokens, the bundle diges
 })
 
 const changes: Record<string, [bundle: 'parallel' | 'state' | 'whole', change: object, sentence: RegExp]> = {
-  'of no known kind': ['parallel', { kind: 'serial' }, /\/kind must be .*: \["causal","parallel"\]$/],
+  'of an unknown kind': ['parallel', { kind: 'serial' }, /\/kind must be .*: \["causal","parallel"\]$/],
   'that does not say whether prefixes decode': ['parallel', { prefixes: undefined }, /must have .* 'prefixes'$/],
   'of a parallel model with stages': [
     'parallel',
@@ -75,19 +75,19 @@ const changes: Record<string, [bundle: 'parallel' | 'state' | 'whole', change: o
   'of a causal model without latents': ['state', { latents: undefined }, /causal bundle must have latents$/],
   'of a causal model that hands over nothing': ['state', { handover: 'none' }, /causal cannot have handover none/],
   'without the state that stages hand over': ['state', { state: undefined }, /handover state there must be a state$/],
-  'with a state that nobody hands over': ['whole', { state: { width: 1 } }, /handover ids there must be no state$/],
-  'of another kernel': [
+  'with a state that no stage hands over': ['whole', { state: { width: 1 } }, /handover ids there must be no state$/],
+  'with an unknown kernel': [
     'parallel',
     { image: { ...(await manifestOf(tinyBundle('parallel'))).image, kernel: 'nearest' } },
     /\/image\/kernel must be .*: \["lanczos3","bicubic"\]$/,
   ],
-  'of a sequence too long for its ids': [
+  'with a sequence too long for its ids': [
     'parallel',
     { tokens: { length: 70_000, stages: [70_000] } },
     /\/tokens\/length must be <= 65535$/,
   ],
   'without a graph': ['state', { graphs: { encoder: { file: 'encoder.onnx' } } }, /graphs has no mocet-1$/],
-  'with a graph of another folder': [
+  'with a graph in another folder': [
     'state',
     { graphs: { encoder: { file: '../encoder.onnx' } } },
     /\/graphs\/encoder\/file must match pattern/,
@@ -102,7 +102,7 @@ const changes: Record<string, [bundle: 'parallel' | 'state' | 'whole', change: o
     { graphs: { encoder: { file: 'encoder.onnx', weights: ['w'] }, decoder: { file: 'decoder.onnx' } } },
     /files does not list w$/,
   ],
-  'that says no licence': ['parallel', { source: { family: 'x' } }, /\/source must have required property 'licence'$/],
+  'without a licence': ['parallel', { source: { family: 'x' } }, /\/source must have required property 'licence'$/],
 }
 for (const [name, [bundle, change, sentence]] of Object.entries(changes)) {
   test(`a manifest of format 2 ${name} is refused`, async (t) => {
@@ -114,13 +114,13 @@ for (const [name, [bundle, change, sentence]] of Object.entries(changes)) {
   })
 }
 
-test('weights that are not the manifest’s are refused', async (t) => {
+test('weights that do not match the manifest are refused', async (t) => {
   const folder = await copyOf(t, 'parallel')
   await writeFile(join(folder, 'decoder.weights'), Buffer.alloc(12_288))
   await refused(readBundle(folder), /^decoder\.weights: sha256 is [0-9a-f]{64}, but the manifest says [0-9a-f]{64}$/)
 })
 
-test('a graph that reads a file the manifest does not give it is refused', async (t) => {
+test('a graph that reads a file that the manifest does not list for it is refused', async (t) => {
   const folder = await copyOf(t, 'parallel')
   const manifest = await manifestOf(folder)
   manifest.graphs.encoder.weights = []
@@ -131,7 +131,7 @@ test('a graph that reads a file the manifest does not give it is refused', async
   )
 })
 
-test('an engine that replaces another refuses weights that changed meanwhile', async (t) => {
+test('a replacement engine refuses weights that changed meanwhile', async (t) => {
   const folder = await copyOf(t, 'parallel')
   const { inference, observed } = await startInference({ model: folder, lostAfterMs: 3000 })
   t.after(() => inference.close())
@@ -144,7 +144,7 @@ test('an engine that replaces another refuses weights that changed meanwhile', a
   assert.match(await inference.lost, /encoder\.weights: changed on disk since the service started/)
 })
 
-test('an engine that replaces another takes weights of which only the links changed', async (t) => {
+test('a replacement engine accepts weights of which only the links changed', async (t) => {
   const folder = await copyOf(t, 'parallel')
   const { inference, observed } = await startInference({ model: folder })
   t.after(() => inference.close())

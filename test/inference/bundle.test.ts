@@ -13,7 +13,7 @@ const manifest = JSON.parse(await readFile(join(BUNDLE, 'manifest.json'), 'utf8'
 const sha256 = (bytes: Uint8Array | string) => createHash('sha256').update(bytes).digest('hex')
 const digest = (hashes: string[]) => sha256(hashes.sort().join('\n'))
 
-/** A bundle of links to the real one's files, to be damaged. */
+/** A bundle of links to the real one's files, for tests to damage. */
 async function copyBundle(t: TestContext): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'bundle-'))
   t.after(() => rm(folder, { recursive: true }))
@@ -26,7 +26,7 @@ async function put(folder: string, file: string, content: Uint8Array | string): 
   await writeFile(join(folder, file), content)
 }
 
-/** Replaces a file and has the manifest agree. */
+/** Replaces a file and updates the manifest. */
 async function replace(folder: string, contents: Record<string, Uint8Array | string>): Promise<void> {
   const hashes = Object.entries(contents).map(([file, content]) => [file, sha256(content)])
   const files = { ...manifest.files, ...Object.fromEntries(hashes) }
@@ -34,7 +34,7 @@ async function replace(folder: string, contents: Record<string, Uint8Array | str
   await put(folder, 'manifest.json', JSON.stringify({ ...manifest, files }))
 }
 
-/** One sentence, which begins with the file and says what is wrong. */
+/** Checks that the error is one sentence that begins with the file and says what is wrong. */
 async function refused(promise: Promise<unknown>, sentence: RegExp): Promise<void> {
   await assert.rejects(promise, (error) => {
     assert.ok(error instanceof BundleError)
@@ -54,7 +54,7 @@ test('reads the bundle and its digests', async () => {
   assert.deepEqual(bundle.shape.stages, manifest.tokens.stages)
 })
 
-test('another decoder is another bundle but the same model', async (t) => {
+test('with another decoder, the bundle is different but the model is the same', async (t) => {
   const folder = await copyBundle(t)
   await replace(folder, { 'decoder.onnx': 'another decoder' })
   const [before, after] = [await readBundle(BUNDLE), await readBundle(folder)]
@@ -62,7 +62,7 @@ test('another decoder is another bundle but the same model', async (t) => {
   assert.notEqual(after.bundleDigest, before.bundleDigest)
 })
 
-test('another encoder is another model', async (t) => {
+test('with another encoder, the model is different', async (t) => {
   const folder = await copyBundle(t)
   await replace(folder, { 'encoder.onnx': 'another encoder' })
   assert.notEqual((await readBundle(folder)).modelDigest, (await readBundle(BUNDLE)).modelDigest)
@@ -87,15 +87,15 @@ const manifests: Record<string, [content: unknown, sentence: RegExp]> = {
     { ...manifest, tokens: { length: 128, stages: [32, 64] } },
     /^manifest\.json: stages \[32,64\] do not ascend to the sequence length 128/,
   ],
-  'that lists no graph of a stage': [
+  'that lacks the graph of a stage': [
     { ...manifest, files: { ...manifest.files, 'mocet-2.onnx': undefined } },
     /^manifest\.json: files does not list mocet-2\.onnx$/,
   ],
-  'that lists a graph of no stage': [
+  'that lists a graph without a stage': [
     { ...manifest, files: { ...manifest.files, 'mocet-4.onnx': sha256('') } },
     /^manifest\.json: files lists mocet-4\.onnx, which no graph/,
   ],
-  'that points out of its folder': [
+  'that points outside its folder': [
     { ...manifest, files: { ...manifest.files, '../secret': sha256('') } },
     /^manifest\.json: \/files .*\b(pattern|invalid)\b/,
   ],
@@ -126,7 +126,7 @@ for (const file of Object.keys(manifest.files)) {
   })
 }
 
-test('a codebook whose header or size is not the manifest’s is refused', async (t) => {
+test('a codebook whose header or size does not match the manifest is refused', async (t) => {
   const folder = await copyBundle(t)
   const bytes = await readFile(join(BUNDLE, 'codebook.npy'))
   const edit = (from: string, to: string) => Buffer.from(bytes.toString('latin1').replace(from, to), 'latin1')
@@ -144,7 +144,7 @@ test('a codebook whose header or size is not the manifest’s is refused', async
   }
 })
 
-test('a graph whose inputs and outputs are not the manifest’s is refused at start', async (t) => {
+test('a graph whose inputs and outputs do not match the manifest is refused at startup', async (t) => {
   const folder = await copyBundle(t)
   await replace(folder, {
     'mocet-1.onnx': await readFile(join(BUNDLE, 'mocet-2.onnx')),
@@ -171,7 +171,7 @@ test('a graph whose inputs and outputs are not the manifest’s is refused at st
   )
 })
 
-test('a file that is no ONNX graph is named at start', async (t) => {
+test('a file that is not an ONNX graph is named at startup', async (t) => {
   const folder = await copyBundle(t)
   await replace(folder, { 'encoder.onnx': 'not a graph' })
   await assert.rejects(startInference({ model: folder }), /^Error: encoder\.onnx: /)

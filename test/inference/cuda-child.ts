@@ -1,16 +1,16 @@
-// An engine process in which the CPU stands in for CUDA. What it asks of ONNX Runtime goes, a line of JSON each, into the
-// file that CUDA_CHILD_LOG names.
+// An engine process in which the CPU stands in for CUDA. It logs its calls to ONNX Runtime, one line of JSON per call, to
+// the file in CUDA_CHILD_LOG.
 import { appendFileSync } from 'node:fs'
 import { InferenceSession } from 'onnxruntime-node'
 
-/** A session that was created: on which providers, and what the environment then said of TensorFloat-32. */
+/** A created session: its providers, and the environment's TensorFloat-32 setting at that time. */
 export interface Created {
   pid: number
   providers: InferenceSession.SessionOptions['executionProviders']
   tf32: string | undefined
 }
 
-/** A graph that ran, on so many rows. */
+/** A graph that ran, and the number of rows. */
 export interface Ran {
   pid: number
   rows: number | undefined

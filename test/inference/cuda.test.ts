@@ -10,7 +10,7 @@ import { BUNDLE } from '../helpers/bundle.ts'
 import type { Created, Ran } from './cuda-child.ts'
 import { photos, startInference } from './support.ts'
 
-// The CPU stands in for CUDA: this holds what is asked of CUDA, not what CUDA makes of it.
+// The CPU stands in for CUDA: this tests what is requested from CUDA, not what CUDA computes.
 const CUDA_CHILD = new URL('./cuda-child.ts', import.meta.url)
 const GRAPHS = ['encoder', 'mocet-1', 'mocet-2', 'mocet-3', 'decoder'].length
 
@@ -45,7 +45,7 @@ async function startCuda(t: TestContext, options: Partial<InferenceOptions> = {}
   return { ...started, created, ran }
 }
 
-test('one engine a device, every graph on it, exact float32', async (t) => {
+test('one engine per device, every graph on it, exact float32', async (t) => {
   const { inference, observed, created } = await startCuda(t, { devices: [0, 2], engines: undefined, maxBatch: 1 })
   assert.equal(inference.info.provider, 'cuda')
   const devices = observed.pids.map(async (pid) => {
@@ -61,23 +61,23 @@ test('one engine a device, every graph on it, exact float32', async (t) => {
   assert.deepEqual(asked, [JSON.stringify(cuda(0)), JSON.stringify(cuda(2))])
 })
 
-test('TensorFloat-32 is left to CUDA where it is asked for', async (t) => {
+test('CUDA may use TensorFloat-32 if that is requested', async (t) => {
   const { created } = await startCuda(t, { tf32: true, maxBatch: 1 })
   assert.ok((await created()).every(({ tf32 }) => tf32 === undefined))
 })
 
-test('every graph is warm at every pinned size, and runs at no other; answers are those of unfilled batches', async (t) => {
+test('every graph is warmed up at every pinned size and runs at no other; answers equal those of batches without padding', async (t) => {
   const { inference, observed, ran } = await startCuda(t)
   const sizes = [1, 2, 4, 8]
   const warmUp = await ran()
   const runs = (size: number) => warmUp.filter(({ rows }) => rows === size).length / GRAPHS
-  // One item runs several times, to learn how long it takes.
+  // One item runs several times, to measure how long it takes.
   assert.ok(Number.isInteger(runs(1)) && runs(1) >= 1)
   for (const size of sizes.slice(1)) assert.equal(runs(size), 1, `size ${size}`)
   assert.ok(warmUp.every(({ rows = 0 }) => sizes.includes(rows)))
 
   assert.deepEqual(await encodeAll(inference), expected)
-  // Lengths that leave each stage another number of rows, none of them a pinned size.
+  // With these lengths, each stage has a different number of rows, and none is a pinned size.
   const lengths = [128, 128, 128, 128, 64, 64, 32]
   const mixed = await Promise.all(images.map((image, i) => inference.encode(image, lengths[i] ?? 0)))
   assert.deepEqual(
@@ -86,14 +86,14 @@ test('every graph is warm at every pinned size, and runs at no other; answers ar
   )
   const alone = await inference.decode(expected[0] ?? [])
   const [together] = await Promise.all(expected.slice(0, 6).map((tokens) => inference.decode(tokens)))
-  // The decoder's sums may round differently by batch size, and then a pixel by one step.
+  // The decoder's sums may round differently by batch size, which changes a pixel by at most one step.
   assert.ok(alone.pixels.every((value, i) => Math.abs(value - (together?.pixels[i] ?? Number.NaN)) <= 1))
 
   assert.ok(observed.batches.some(({ size }) => !sizes.includes(size)))
   assert.ok((await ran()).every(({ rows }) => rows !== undefined && sizes.includes(rows)))
 })
 
-test('an engine gives back no row that was filled in', async (t) => {
+test('an engine returns no padding rows', async (t) => {
   const { graphs, shape } = await readBundle(BUNDLE)
   const engine = await ProcessEngine.start({
     config: {
@@ -114,7 +114,7 @@ test('an engine gives back no row that was filled in', async (t) => {
   assert.equal(pixels.length, 3 * 128 * 128 * 3)
 })
 
-test('unless it is told, the CPU takes 32 at once', async (t) => {
+test('the default maximum batch size on the CPU is 32', async (t) => {
   const { inference, observed } = await startInference({ engines: 1, maxBatch: undefined })
   t.after(() => inference.close())
   const [image] = images

@@ -1,4 +1,4 @@
-// An engine process that says it failed, as ONNX Runtime would without memory, on an image whose first pixels are the poison's.
+// An engine process that reports a failure, like ONNX Runtime without memory, on an image that begins with the poison pixels.
 import type { EngineReply, EngineRequest } from '../../src/inference/engine/protocol.ts'
 import { POISON } from './poison.ts'
 

@@ -13,7 +13,7 @@ async function started(t: TestContext, name: 'parallel' | 'state' | 'whole', opt
 }
 
 const grey = (level: number) => new Uint8Array(SIDE * SIDE * 3).fill(level)
-/** An image whose four quadrants have these levels. */
+/** An image with these grey levels in its four quadrants. */
 const quadrants = (levels: number[]) =>
   Uint8Array.from({ length: SIDE * SIDE * 3 }, (_, i) => {
     const pixel = Math.floor(i / 3)
@@ -21,7 +21,7 @@ const quadrants = (levels: number[]) =>
     return levels[2 * Number(row >= SIDE / 2) + Number(column >= SIDE / 2)] ?? 0
   })
 
-/** What the experts of the bundle `state` say of a grey image. */
+/** The tokens that the bundle `state` gives for a grey image. */
 function spoken(level: number): number[] {
   let said = 0
   return [0, 1, 2, 3].map(() => {
@@ -30,7 +30,7 @@ function spoken(level: number): number[] {
   })
 }
 
-test('a parallel model gives whole sequences and takes nothing else', async (t) => {
+test('a parallel model returns and accepts only whole sequences', async (t) => {
   const { inference } = await started(t, 'parallel')
   const { kind, prefixes, length, stages, image, source } = inference.info
   assert.deepEqual({ kind, prefixes, length, stages }, { kind: 'parallel', prefixes: false, length: 4, stages: [4] })
@@ -61,7 +61,7 @@ test('a parallel model gives whole sequences and takes nothing else', async (t) 
   await assert.rejects(inference.decode([1, 2, 3, 16]), { name: 'RangeError', message: /ids are 0 to 15/ })
 })
 
-test('stages hand over their state, which ids do not tell, also in a batch of several lengths', async (t) => {
+test('stages hand over their state, which ids do not contain, also in a batch of several lengths', async (t) => {
   const { inference, observed } = await started(t, 'state')
   // Some of these agree in their first two tokens and differ in the later ones.
   const levels = Array.from({ length: 32 }, (_, i) => 8 * i + 3)
@@ -76,13 +76,13 @@ test('stages hand over their state, which ids do not tell, also in a batch of se
   assert.ok(observed.batches.some(({ size }) => size > 1))
 })
 
-test('a batch that needs the first stage only runs no other', async (t) => {
+test('a batch that needs only the first stage runs no other', async (t) => {
   const { inference } = await started(t, 'state')
   const { timings } = await inference.encode(grey(200), 2)
   assert.deepEqual(Object.keys(timings), ['queue', 'encoder', 'mocet-1'])
 })
 
-test('a causal model may draw whole sequences only', async (t) => {
+test('a causal model may decode only whole sequences', async (t) => {
   const { inference } = await started(t, 'whole')
   assert.deepEqual([...(await inference.encode(grey(255), 4)).tokens], [3, 6, 9, 12])
   assert.deepEqual([...(await inference.encode(grey(130), 3)).tokens], [1, 2, 3])

@@ -7,7 +7,7 @@ import { image, ManualEngine, settled, shape } from './manual-engine.ts'
 /** How long batches take, in milliseconds; an engine then waits for at most half of it. */
 const BATCH_MS = 400
 
-/** A batcher whose one engine takes so long for each batch. */
+/** A batcher with one engine that takes this long for each batch. */
 function slowBatcher(maxBatch = 16) {
   const batcher = new Batcher(shape, maxBatch)
   const engine = new ManualEngine()
@@ -44,7 +44,7 @@ test('an engine waits a moment for images that are being prepared, and no longer
   )
 })
 
-test('sequences that wait are decoded at once, whatever is being prepared', async () => {
+test('waiting sequences are decoded at once, even while images are being prepared', async () => {
   const { batcher, engine, finish } = slowBatcher()
   const first = batcher.encode(image(1), 4)
   const second = batcher.encode(image(2), 4)
@@ -60,7 +60,7 @@ test('sequences that wait are decoded at once, whatever is being prepared', asyn
   await Promise.all([first, second, third, decoded])
 })
 
-test('an image that cannot be prepared rejects with the reason, and keeps nothing waiting', async () => {
+test('an image that cannot be prepared rejects with the reason and does not delay others', async () => {
   const { batcher, engine, finish } = slowBatcher()
   const first = batcher.encode(image(1), 4)
   const prepared = Promise.withResolvers<Uint8Array>()

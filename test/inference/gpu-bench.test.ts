@@ -10,7 +10,7 @@ import type { GraphsResult } from '../../bench/gpu/graphs.ts'
 import { BUNDLE } from '../helpers/bundle.ts'
 import { photos } from './support.ts'
 
-test('tokens are compared by token, by image and by where the first one differs', () => {
+test('tokens are compared by token, by image and by the position of the first difference', () => {
   const expected = Uint16Array.of(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
   const found = Uint16Array.of(1, 2, 3, 4, 5, 0, 0, 8, 9, 10, 11, 0)
   assert.deepEqual(compareTokens(expected, found, 4), {
@@ -27,7 +27,7 @@ test('pixels are compared by value', () => {
   assert.deepEqual(agreement, { valuesEqual: 0.5, mean: 1, largest: 3 })
 })
 
-test('graphs are measured at every batch, and tokens beside the CPU’s', async (t) => {
+test('graphs are measured at every batch size, and tokens are compared with the CPU’s', async (t) => {
   const folder = await mkdtemp(join(tmpdir(), 'gpu-bench-'))
   t.after(() => rm(folder, { recursive: true }))
   const [pixels, tokens] = [join(folder, 'pixels'), join(folder, 'tokens')]

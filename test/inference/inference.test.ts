@@ -29,7 +29,7 @@ async function started(t: TestContext, options: Partial<InferenceOptions> = {}, 
   return { inference, observed }
 }
 
-test('an engine killed amid a batch is replaced, and the successor answers', async (t) => {
+test('an engine killed during a batch is replaced, and the replacement answers', async (t) => {
   const { inference, observed } = await started(t)
   const expected = await encodeAll(inference)
   const sent = observed.nextBatch()
@@ -54,7 +54,7 @@ test('an idle engine that dies is replaced', async (t) => {
   assert.equal(observed.pids.length, 2)
 })
 
-test('an engine that stalls past its deadline is killed and replaced, and the successor answers', async (t) => {
+test('an engine that stalls past its deadline is killed and replaced, and the replacement answers', async (t) => {
   const { inference, observed } = await started(t, { timeoutMs: 5_000 })
   const expected = await encodeAll(inference)
   const [pid] = observed.pids
@@ -67,7 +67,7 @@ test('an engine that stalls past its deadline is killed and replaced, and the su
   assert.equal(alive(pid), false)
 })
 
-test('an engine of a slow model has the time that its images take, and small batches', async (t) => {
+test('an engine of a slow model gets enough time for its images, and small batches', async (t) => {
   const { inference, observed } = await started(t, { timeoutMs: 1_000, maxBatch: undefined }, SLOW_CHILD)
   assert.equal(inference.info.maxBatch, 1)
   const [image] = images
@@ -77,12 +77,12 @@ test('an engine of a slow model has the time that its images take, and small bat
   assert.deepEqual(observed.restarts, [])
 })
 
-test('an image that crashes the engine fails alone', async (t) => {
+test('only the image that crashes the engine fails', async (t) => {
   const { inference, observed } = await started(t, { maxBatch: 4 }, POISON_CHILD)
   const [first, ...others] = images.slice(0, 4)
   const poisonous = Uint8Array.from(first ?? [])
   poisonous.set(POISON)
-  // A decode keeps the engine busy while the images gather into one batch.
+  // A decode keeps the engine busy while the images queue for one batch.
   const busy = inference.decode([1, 2, 3])
   const [poison, ...rest] = await Promise.allSettled([poisonous, ...others].map((image) => inference.encode(image, 32)))
   await busy
@@ -90,11 +90,11 @@ test('an image that crashes the engine fails alone', async (t) => {
   assert.ok(poison.reason instanceof EngineFailedError)
   assert.match(poison.reason.message, /SIGSEGV/)
   for (const answer of rest) assert.equal(answer.status, 'fulfilled')
-  // In the batch of four, and alone.
+  // Once in the batch of four, and once alone.
   assert.deepEqual(observed.restarts, new Array(2).fill({ kind: 'ended', reason: 'the engine ended with SIGSEGV' }))
 })
 
-test('an engine that says it failed is replaced, since it may fail from then on', async (t) => {
+test('an engine that reports a failure is replaced, since it may keep failing', async (t) => {
   const { inference, observed } = await started(t, {}, FAILING_CHILD)
   const [image] = images
   assert.ok(image)
@@ -112,7 +112,7 @@ for (const [fate, spoil, reason] of [
   ['altered', (bundle: string) => truncate(join(bundle, 'decoder.onnx'), 1000), /decoder\.onnx: changed on disk/],
   ['deleted', (bundle: string) => rm(bundle, { recursive: true }), /encoder\.onnx/],
 ] as const) {
-  test(`no engine comes back on a bundle that was ${fate}; it is said, and nothing more is admitted`, async (t) => {
+  test(`with the bundle ${fate}, no engine starts again; this is reported, and nothing more is admitted`, async (t) => {
     const folder = await mkdtemp(join(tmpdir(), 'bundle-'))
     t.after(() => rm(folder, { recursive: true }))
     const bundle = join(folder, 'bundle')
@@ -132,7 +132,7 @@ for (const [fate, spoil, reason] of [
   })
 }
 
-test('an aborted image leaves the queue with the signal’s reason', async (t) => {
+test('an aborted image is removed from the queue and rejects with the signal’s reason', async (t) => {
   const { inference, observed } = await started(t)
   const controller = new AbortController()
   const [image] = images
@@ -153,7 +153,7 @@ test('an aborted image leaves the queue with the signal’s reason', async (t) =
   ])
 })
 
-test('closing finishes what was accepted, then ends the engines', async () => {
+test('closing finishes accepted work, then ends the engines', async () => {
   const { inference, observed } = await startInference({ engines: 2, threads: 1 })
   assert.equal(observed.pids.length, 2)
   const expected = await encodeAll(inference)
@@ -163,7 +163,7 @@ test('closing finishes what was accepted, then ends the engines', async () => {
   assert.equal(inference.ready, false)
   assert.throws(() => inference.reserve(1), QueueFullError)
   assert.deepEqual(await answers, expected)
-  // Its request is still being answered, and may be adding images.
+  // Its request is still being answered and may add images.
   reservation.grow(1)
   const [image] = images
   assert.ok(image)
@@ -177,7 +177,7 @@ test('closing finishes what was accepted, then ends the engines', async () => {
   await assert.rejects(inference.encode(image, 128), QueueFullError)
 })
 
-test('an engine ends with its parent, and leaves Ctrl-C to it', async () => {
+test('an engine ends with its parent, and ignores Ctrl-C', async () => {
   const child: ChildProcess = fork(new URL('../../src/inference/engine/child.ts', import.meta.url), {
     serialization: 'advanced',
   })

@@ -3,7 +3,7 @@ import type { Engine, EngineEnd } from '../../src/inference/engine/engine.ts'
 import type { DecodeBatch, EncodeBatch } from '../../src/inference/engine/protocol.ts'
 import type { ModelShape } from '../../src/inference/graphs.ts'
 
-// Images of one pixel: the first byte says who is who.
+// Images of one pixel: the first byte is the image's id.
 export const shape: ModelShape = {
   kind: 'causal',
   prefixes: true,
@@ -25,7 +25,7 @@ export interface Call {
   fail(error: Error): void
 }
 
-/** An engine whose batches a test answers by hand: image `id` has the tokens id, id+1, id+2, id+3. */
+/** An engine whose batches the test answers: image `id` has the tokens id, id+1, id+2, id+3. */
 export class ManualEngine implements Engine {
   readonly calls: Call[] = []
   readonly ended = new Promise<EngineEnd>(() => {})
@@ -47,7 +47,7 @@ export class ManualEngine implements Engine {
 
   async close() {}
 
-  /** The batch that waits for its answer. */
+  /** The batch that waits for an answer. */
   get last(): Call {
     const call = this.calls.at(-1)
     assert.ok(call, 'the engine has a batch')

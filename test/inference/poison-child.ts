@@ -1,4 +1,4 @@
-// An engine process that crashes, as native code would, on an image whose first pixels are the poison's.
+// An engine process that crashes, like native code, on an image that begins with the poison pixels.
 import type { EngineRequest } from '../../src/inference/engine/protocol.ts'
 import { POISON } from './poison.ts'
 

@@ -3,7 +3,7 @@ import { type TestContext, test } from 'node:test'
 import { QueueFullError } from '../../src/inference/errors.ts'
 import { type Reservation, Reservations } from '../../src/inference/reservations.ts'
 
-/** Seconds pass only where a test says so. */
+/** Time passes only when a test advances it. */
 function clock(t: TestContext): (seconds: number) => void {
   let now = 0
   t.mock.method(performance, 'now', () => now)
@@ -12,7 +12,7 @@ function clock(t: TestContext): (seconds: number) => void {
   }
 }
 
-/** Works on `images` of a request at so many a second. */
+/** Works on `images` of a request at this many per second. */
 function work(reservation: Reservation, images: number, rate: number, pass: (seconds: number) => void): void {
   for (let i = 0; i < images; i++) {
     pass(1 / rate)
@@ -20,7 +20,7 @@ function work(reservation: Reservation, images: number, rate: number, pass: (sec
   }
 }
 
-test('no more images are admitted than the bound', () => {
+test('no more images are admitted than the limit', () => {
   const reservations = new Reservations(10, 4)
   const first = reservations.reserve(6)
   first.grow(2)
@@ -35,25 +35,25 @@ test('no more images are admitted than the bound', () => {
   second.release()
 })
 
-test('who has measured nothing admits up to the bound, whatever the deadline', () => {
+test('before any measurement, images are admitted up to the limit, whatever the deadline', () => {
   const reservations = new Reservations(10_000, 4)
   reservations.reserve(9000, 1).begin()
   reservations.reserve(1000, 1)
 })
 
-test('refuses what could not be answered in time at the pace of late, and says when to come back', (t) => {
+test('images that could not be answered in time at the recent pace are refused, with the time to retry', (t) => {
   const pass = clock(t)
   const reservations = new Reservations(10_000, 4)
   const first = reservations.reserve(1000, 30_000)
   first.begin()
   work(first, 100, 10, pass)
-  // 900 images at 10 a second are 90 s; a third of 30 s may be ahead of a request.
+  // 900 images at 10 per second take 90 s; the images ahead of a request may take a third of 30 s.
   assert.throws(() => reservations.reserve(1, 30_000), {
     name: 'QueueFullError',
     message: /900 .* 90 s/,
     retryAfter: 81,
   })
-  // What is ahead of others may itself go on growing, and a request without a deadline is taken.
+  // A request that is ahead of others may keep growing, and a request without a deadline is admitted.
   first.grow(10)
   reservations.reserve(1).release()
   work(first, 810, 10, pass)
@@ -65,7 +65,7 @@ test('refuses what could not be answered in time at the pace of late, and says w
   reservations.reserve(1000, 30_000)
 })
 
-test('images that do not keep the engines busy say nothing about the pace', (t) => {
+test('images that do not keep the engines busy do not count for the pace', (t) => {
   const pass = clock(t)
   const reservations = new Reservations(10_000, 4)
   for (let i = 0; i < 100; i++) {
@@ -78,7 +78,7 @@ test('images that do not keep the engines busy say nothing about the pace', (t) 
   reservations.reserve(1000, 30_000)
 })
 
-test('a client that uploads slowly says nothing about the pace', (t) => {
+test('a client that uploads slowly does not count for the pace', (t) => {
   const pass = clock(t)
   const reservations = new Reservations(10_000, 4)
   const slow = reservations.reserve(1000, 30_000)
@@ -92,7 +92,7 @@ test('a client that uploads slowly says nothing about the pace', (t) => {
   reservations.reserve(1000, 30_000)
 })
 
-test('a pace that was slow once does not keep out what would measure it again', (t) => {
+test('a pace that was once slow does not keep out the requests that would measure it again', (t) => {
   const pass = clock(t)
   const reservations = new Reservations(10_000, 4)
   const slow = reservations.reserve(10, 30_000)
@@ -105,7 +105,7 @@ test('a pace that was slow once does not keep out what would measure it again', 
   reservations.reserve(1000, 30_000)
 })
 
-test('is empty when all is given back', async () => {
+test('it is empty when everything is released', async () => {
   const reservations = new Reservations(10, 4)
   await reservations.emptied()
   const [first, second] = [reservations.reserve(1), reservations.reserve(1)]

@@ -21,7 +21,7 @@ const times = (count: number, threads: number) => Array.from({ length: count }, 
 
 const images: TensorSpec = { name: 'images', type: 'uint8', shape: [256, 256, 3] }
 const latents = (count: number): TensorSpec => ({ name: 'latents', type: 'float32', shape: [count, 256] })
-/** A graph of these sizes: the ONNX file, and the weights outside. */
+/** A graph with these sizes of the ONNX file and of the external weights. */
 const graph = (bytes: number, outside = 0, input = images) => ({
   bytes,
   inputs: [input],
@@ -32,7 +32,7 @@ const SMALL = { graphs: [graph(58e6)], imageSize: 128 }
 /** TiTok-L-32 as float32. */
 const LARGE = { graphs: [graph(1e6, 1.22e9), graph(1e6, 1.35e9)], imageSize: 256 }
 
-test('on a CPU one engine a core with one thread each, unless told otherwise', () => {
+test('on a CPU there is one engine per core with one thread each, unless set otherwise', () => {
   const plan = (options: object) => planEngines('cpu', { ...unset, ...options }, { cores: 8, memory: 64 * GIB }, SMALL)
   assert.deepEqual(plan({}), times(8, 1))
   assert.deepEqual(plan({ devices: [0, 1] }), times(8, 1))
@@ -43,7 +43,7 @@ test('on a CPU one engine a core with one thread each, unless told otherwise', (
   assert.deepEqual(plan({ engines: 16, threads: 2 }), times(16, 2))
 })
 
-test('where memory is small, fewer engines share the cores', () => {
+test('with little memory, fewer engines share the cores', () => {
   const plan = (gigabytes: number) => planEngines('cpu', unset, { cores: 8, memory: gigabytes * 1e9 }, SMALL)
   assert.deepEqual(plan(16), times(8, 1))
   assert.deepEqual(plan(5), times(4, 2))
@@ -60,13 +60,13 @@ test('a large model starts on two cores with 8 GiB, and on 64 cores with 64 GiB'
   const { shared, each } = memoryOf(LARGE, 1)
   assert.equal(shared, 2.57e9)
   assert.ok(each < 0.8e9, `${each}`)
-  // The same weights inside the graphs would be in every engine.
+  // Every engine would have its own copy of weights inside the graphs.
   const inside = { graphs: [graph(1.22e9), graph(1.35e9)], imageSize: 256 }
   assert.ok(memoryOf(inside, 1).each > 2.57e9)
   assert.equal(planEngines('cpu', unset, { cores: 64, memory: 64 * GIB }, inside).length, 3)
 })
 
-test('weights that two graphs share count once, those that an engine packs for itself in each', () => {
+test('weights that two graphs share count once, those that engines pack privately count in each', () => {
   const twice = { graphs: [graph(0, 1e9), graph(0, 1e9)], imageSize: 256 }
   assert.equal(memoryOf(twice, 1).shared, 1e9)
   const plain = memoryOf({ graphs: [graph(0, 1e9, latents(257))], imageSize: 256 }, 1)
@@ -74,13 +74,13 @@ test('weights that two graphs share count once, those that an engine packs for i
   assert.equal(packed.each - plain.each, 1e9)
 })
 
-test('the maximum batch size is what an engine does in half of its deadline', () => {
+test('the maximum batch size is what an engine can do in half of its deadline', () => {
   assert.equal(largestBatch(32, { encode: 20, decode: 10 }, 10_000), 32)
   assert.equal(largestBatch(32, { encode: 300, decode: 1000 }, 10_000), 5)
   assert.equal(largestBatch(32, { encode: 300, decode: 60_000 }, 10_000), 1)
 })
 
-test('on CUDA one engine a device, cores shared', () => {
+test('on CUDA there is one engine per device, and they share the cores', () => {
   const plan = (options: object) => planEngines('cuda', { ...unset, ...options }, { cores: 8, memory: GIB }, SMALL)
   assert.deepEqual(plan({ devices: [0, 2] }), [
     { device: 0, threads: 4 },
@@ -93,7 +93,7 @@ test('on CUDA one engine a device, cores shared', () => {
   ])
 })
 
-test('the service says what it chose for this machine', async (t) => {
+test('the service reports what it chose for this machine', async (t) => {
   const { inference } = await startInference({ engines: undefined, threads: undefined, maxBatch: undefined })
   t.after(() => inference.close())
   const { engines, threads, maxBatch } = inference.info
@@ -111,7 +111,7 @@ test('CUDA runs larger batches than the CPU, at powers of two', () => {
   assert.deepEqual(planBatches('cuda', 100).sizes, [1, 2, 4, 8, 16, 32, 64, 100])
 })
 
-test('on a CPU encoder and decoder run on a few images per thread, the fewer the larger they are', () => {
+test('on a CPU encoder and decoder run on a few images per thread, fewer if they are larger', () => {
   const part = (provider: Provider, threads: number, imageSize: number) =>
     planBatches(provider, 100, { threads, imageSize }).part
   assert.deepEqual([part('cpu', 1, 128), part('cpu', 4, 128), part('cuda', 4, 128)], [8, 32, 100])
@@ -123,7 +123,7 @@ const cgroups: Record<string, [files: Record<string, string>, cores: number]> = 
   'version 2 without a quota': [{ 'cpu.max': 'max 100000\n' }, 8],
   'version 2 with a quota': [{ 'cpu.max': '250000 100000\n' }, 2],
   'version 2 with less than a core': [{ 'cpu.max': '50000 100000\n' }, 1],
-  'version 2 with more than there is': [{ 'cpu.max': '6400000 100000\n' }, 8],
+  'version 2 with more than the machine has': [{ 'cpu.max': '6400000 100000\n' }, 8],
   'version 1 without a quota': [{ 'cpu/cpu.cfs_quota_us': '-1\n', 'cpu/cpu.cfs_period_us': '100000\n' }, 8],
   'version 1 with a quota': [{ 'cpu/cpu.cfs_quota_us': '300000\n', 'cpu/cpu.cfs_period_us': '100000\n' }, 3],
 }

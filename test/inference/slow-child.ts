@@ -1,4 +1,4 @@
-// An engine process that says one item takes ten seconds, and needs two for its first batch.
+// An engine process that reports ten seconds per item, and needs two for its first batch.
 import type { EngineReply } from '../../src/inference/engine/protocol.ts'
 
 const send = process.send?.bind(process)

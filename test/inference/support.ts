@@ -17,9 +17,9 @@ export async function photos(count: number): Promise<Uint8Array[]> {
   )
 }
 
-/** What a service under test says and counts. */
+/** What a service under test logs and counts. */
 export interface Observed {
-  /** Of the engine processes, in the order in which they got ready. */
+  /** Ids of the engine processes, in the order in which they became ready. */
   pids: number[]
   batches: { kind: string; size: number }[]
   restarts: EngineEnd[]
@@ -27,7 +27,7 @@ export interface Observed {
   nextBatch(): Promise<void>
 }
 
-/** Starts the service on the real bundle, on the CPU, and watches it. */
+/** Starts the service with the real bundle, on the CPU, and observes it. */
 export async function startInference(
   options: Partial<InferenceOptions> = {},
   child?: URL,
@@ -71,7 +71,7 @@ export async function startInference(
   return { inference, observed }
 }
 
-/** Whether a process of this id is there. */
+/** Whether a process with this id exists. */
 export function alive(pid: number | undefined): boolean {
   if (pid === undefined) return false
   try {

@@ -6,7 +6,7 @@ import { photos, startInference } from './support.ts'
 
 let inference: Inference
 let images: Uint8Array[]
-/** Of each image, encoded alone at full length. */
+/** The tokens of each image, encoded alone at full length. */
 let alone: Uint16Array[]
 
 before(async () => {
@@ -17,7 +17,7 @@ before(async () => {
 })
 after(() => inference.close())
 
-test('tells what it serves', async () => {
+test('it reports what it serves', async () => {
   const { modelDigest, bundleDigest, provider, providerReason, ...info } = inference.info
   assert.match(modelDigest, /^[0-9a-f]{64}$/)
   assert.match(bundleDigest, /^[0-9a-f]{64}$/)
@@ -81,7 +81,7 @@ test('a shorter encoding is a prefix of the full one', async () => {
   }
 })
 
-test('a length runs only the stages it needs', async () => {
+test('a length runs only the stages that it needs', async () => {
   const [image] = images
   assert.ok(image)
   const graphs = async (length: number) => Object.keys((await inference.encode(image, length)).timings)
@@ -90,20 +90,20 @@ test('a length runs only the stages it needs', async () => {
   assert.deepEqual(await graphs(128), ['queue', 'encoder', 'mocet-1', 'mocet-2', 'mocet-3'])
 })
 
-test('sequences of mixed lengths decode together as they do alone', async () => {
+test('sequences of mixed lengths decode together to the same images as alone', async () => {
   const sequences = alone.map((tokens, index) => tokens.subarray(0, [1, 8, 32, 40, 64, 128][index % 6]))
   const together = await Promise.all(sequences.map((tokens) => inference.decode(tokens)))
   for (const [index, tokens] of sequences.entries()) {
     const { pixels, timings } = await inference.decode(tokens)
     assert.deepEqual(Object.keys(timings), ['queue', 'decoder'])
     assert.equal(pixels.length, 128 * 128 * 3)
-    // The decoder's sums may round differently by batch size, and then a pixel by one step.
+    // The decoder's sums may round differently by batch size, which changes a pixel by at most one step.
     const other = together[index]?.pixels
     assert.ok(pixels.every((value, at) => Math.abs(value - (other?.[at] ?? Number.NaN)) <= 1))
   }
 })
 
-test('what is absent from a prefix changes the picture', async () => {
+test('the tokens missing from a prefix change the picture', async () => {
   const [tokens] = alone
   assert.ok(tokens)
   const whole = await inference.decode(tokens)
@@ -111,13 +111,13 @@ test('what is absent from a prefix changes the picture', async () => {
   assert.notDeepEqual(part.pixels, whole.pixels)
 })
 
-test('ids may come as a plain array', async () => {
+test('ids may be a plain array', async () => {
   const [tokens] = alone
   assert.ok(tokens)
   assert.deepEqual((await inference.decode([...tokens])).pixels, (await inference.decode(tokens)).pixels)
 })
 
-test('what the model cannot take is refused', async () => {
+test('inputs that the model does not support are refused', async () => {
   const [image] = images
   assert.ok(image)
   await assert.rejects(inference.encode(image.subarray(3), 128), RangeError)

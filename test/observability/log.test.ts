@@ -8,7 +8,7 @@ function written(format: LogFormat) {
   return { log: createLog({ level: 'info', format, destination }), lines }
 }
 
-test('text has one line an event, with what is known of it', () => {
+test('text has one line per event, with its fields', () => {
   const { log, lines } = written('text')
   log.info({ url: '/encode?length=8', status: 200, images: 2, model: 'ab'.repeat(32) }, 'answered')
   log.error({ err: new Error('it broke\nin two') }, 'failed')
@@ -23,7 +23,7 @@ test('text has one line an event, with what is known of it', () => {
   assert.match(lines[2] ?? '', / serving name="two words"\n$/)
 })
 
-test('a command to paste stands on a line of its own', () => {
+test('a command to paste is on its own line', () => {
   const { log, lines } = written('text')
   log.info("try: curl -F images=@cat.jpg 'http://localhost:8080/encode'")
   assert.ok(lines.join('').split('\n').includes("    curl -F images=@cat.jpg 'http://localhost:8080/encode'"))

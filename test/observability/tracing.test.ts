@@ -45,7 +45,7 @@ after(async () => {
   await backend.inference.close()
 })
 
-/** What the collector got from a service that did `work` and was closed. */
+/** What the collector received from a service that did `work` and was closed. */
 async function spansOf(work: (base: string) => Promise<void>, settings = {}): Promise<Span[]> {
   exports = []
   const service = await listen(backend, { otlpEndpoint: endpoint, ...settings })
@@ -66,7 +66,7 @@ const encode = (base: string, headers: Record<string, string> = {}, images = pho
 const valuesOf = ({ attributes }: Span) =>
   Object.fromEntries(attributes.map(({ key, value }) => [key, value.stringValue ?? value.intValue]))
 
-test("an encode's trace continues the client's and has its steps, when they were", async () => {
+test("an encode's trace continues the client's and has its steps with their times", async () => {
   const traceId = '0af7651916cd43dd8448eb211c80319c'
   const began = Date.now()
   const spans = await spansOf(async (base) => {
@@ -96,7 +96,7 @@ test("an encode's trace continues the client's and has its steps, when they were
     assert.ok(whole.start <= at(name).start && at(name).end <= whole.end, name)
   }
   assert.ok(at('receive').end <= at('preprocess').start)
-  // Of one image each step follows the one before; of several, their first starts do.
+  // With one image, each step follows the previous one; with several, their first starts do.
   const inOrder = ['preprocess', 'queue', 'encoder', 'mocet-1', 'mocet-2', 'mocet-3', 'reply'].map((name) => at(name))
   for (const [index, { start }] of inOrder.entries()) {
     assert.ok(index === 0 || start >= (inOrder[index - 1]?.start ?? 0n), names[index + 1])
@@ -106,7 +106,7 @@ test("an encode's trace continues the client's and has its steps, when they were
   assert.equal(backend.lines.find((line) => line.requestId === 'traced' && line.status === 200)?.traceId, traceId)
 })
 
-test('a decode has its steps too, and what is refused or fails a trace without them', async () => {
+test('a decode has its steps too; refused or failed requests have a trace without steps', async () => {
   const spans = await spansOf(
     async (base) => {
       const headers = { 'content-type': 'application/json', 'x-api-key': 'correct-horse' }
@@ -125,7 +125,7 @@ test('a decode has its steps too, and what is refused or fails a trace without t
   assert.ok(exports.every((body) => !body.includes('correct-horse')))
 })
 
-test('a client can leave its trace unrecorded', async () => {
+test('a client can choose not to record its trace', async () => {
   const headers = { traceparent: '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00' }
   assert.deepEqual(
     await spansOf(async (base) => {
@@ -135,7 +135,7 @@ test('a client can leave its trace unrecorded', async () => {
   )
 })
 
-test('a collector that is not there costs a warning and nothing else', async () => {
+test('a missing collector causes only a warning', async () => {
   const service = await listen(backend, { otlpEndpoint: 'http://127.0.0.1:9' })
   assert.equal((await encode(service.base)).status, 200)
   await service.http.close()

@@ -18,7 +18,7 @@ after(async () => {
   await backend.inference.close()
 })
 
-test('files of other kinds are refused under an image name, and nothing that they name is asked for', async () => {
+test('other kinds of files named as images are refused, and no address in them is requested', async () => {
   const asked: unknown[] = []
   const server = createServer((request, response) => {
     asked.push(request.url)

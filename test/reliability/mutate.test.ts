@@ -12,17 +12,17 @@ const damaged = (seed: number, count: number) =>
     return mutate(random.pick(files), random, files)
   })
 
-test('the same seed damages files in the same way, another in another', () => {
+test('the same seed damages files in the same way, another seed differently', () => {
   const first = damaged(7, 50)
   assert.deepEqual(damaged(7, 50), first)
   const other = damaged(8, 50)
   assert.ok(first.filter((file, i) => file.equals(other[i] as Buffer)).length < 5)
 })
 
-test('nearly every file is damaged, and what was given is left as it is', () => {
+test('nearly every file is damaged, and the input is unchanged', () => {
   const before = files.map((file) => Buffer.from(file))
   const whole = damaged(9, 200).filter((file) => files.some((original) => original.equals(file)))
-  assert.ok(whole.length < 20, `${whole.length} of 200 are as they were`)
+  assert.ok(whole.length < 20, `${whole.length} of 200 are unchanged`)
   assert.deepEqual(files, before)
 })
 

@@ -25,11 +25,11 @@ async function outcomesOf(url: string, arrivals: Parameters<typeof sendWhenDue>[
   return outcomes
 }
 
-test('Poisson arrivals have the rate that was asked for, gaps of all lengths, and repeat with their seed', () => {
+test('Poisson arrivals have the requested rate and gaps of all lengths, and repeat with their seed', () => {
   const arrivals = poissonArrivals(calls, 50, 100, new Random(1))
   assert.ok(
     Math.abs(arrivals.length - 5000) < 4 * Math.sqrt(5000),
-    `${arrivals.length} arrivals in 100 s at 50 a second`,
+    `${arrivals.length} arrivals in 100 s at 50 per second`,
   )
   const gaps = arrivals.slice(1).map(({ due }, i) => due - (arrivals[i]?.due as number))
   const longerThanMean = gaps.filter((gap) => gap > 20).length / gaps.length
@@ -53,7 +53,7 @@ test('requests are sent when they are due, although none has been answered', asy
   assert.ok(outcomes.every(({ due, done, outcome }) => outcome === 200 && done - due >= 490))
 })
 
-test('latency counts from when a request was due, also if the client could not send it in time', async (t) => {
+test('latency counts from when a request was due, even if the client could not send it in time', async (t) => {
   const url = await serve(t, (_, response) => response.end())
   const under = outcomesOf(url, evenArrivals(calls, 100, 0.1))
   const until = performance.now() + 300
@@ -62,7 +62,7 @@ test('latency counts from when a request was due, also if the client could not s
   assert.ok(late && late.sent - late.due > 150 && late.done - late.due >= late.sent - late.due)
 })
 
-test('other statuses and failures are told apart', async (t) => {
+test('other statuses and failures are counted separately', async (t) => {
   const url = await serve(t, (_, response) => response.writeHead(503, { 'retry-after': '2' }).end())
   const [refused] = await outcomesOf(url, evenArrivals(calls, 10, 0.1))
   assert.deepEqual([refused?.outcome, refused?.retryAfter], [503, 2])

@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import { checkOut } from '../../tools/checkout.ts'
 import { root } from '../../tools/service.ts'
 
-test('a commit is checked out into a folder of its own, ready to start, and removed afterwards', async () => {
+test('a commit is checked out into its own folder, ready to start, and removed afterwards', async () => {
   const { folder, commit, dispose } = await checkOut('HEAD')
   assert.notEqual(folder, root)
   assert.match(commit, /^[0-9a-f]{7,}$/)
@@ -14,16 +14,16 @@ test('a commit is checked out into a folder of its own, ready to start, and remo
   }
   await dispose()
   assert.ok(!existsSync(folder))
-  assert.ok(existsSync(join(root, 'node_modules', 'fastify')), 'what the copy shared is still there')
+  assert.ok(existsSync(join(root, 'node_modules', 'fastify')), 'shared packages still exist')
 })
 
-test('a folder with a checkout is taken as it is', async () => {
+test('a folder with a checkout is used unchanged', async () => {
   const { folder, dispose } = await checkOut(root)
   await dispose()
   assert.equal(folder, root)
   assert.ok(existsSync(join(root, 'start.sh')))
 })
 
-test('what is neither a folder nor a commit is refused by name', async () => {
+test('anything that is neither a folder nor a commit is refused by name', async () => {
   await assert.rejects(checkOut('no-such-commit'), /no-such-commit is neither a folder with a checkout nor a commit/)
 })

@@ -13,7 +13,7 @@ interface Seen {
   body: string
 }
 
-// Answers as the service would, as far as the load generator looks, and remembers what it was asked.
+// Answers like the service, as far as the load generator checks, and records the requests.
 const seen: Seen[] = []
 let status = 200
 let live = 200
@@ -64,7 +64,7 @@ test('every client sends photos one by one until enough are sent', async () => {
   assert.equal(seen.length, 60)
   assert.deepEqual([result.requests, result.images, result.errors], [60, 60, {}])
   assert.ok(seen.every(({ url, type }) => url === '/encode?length=32' && type === 'image/webp'))
-  assert.ok(new Set(seen.map(({ body }) => body)).size > 30, 'not the same photo over and over')
+  assert.ok(new Set(seen.map(({ body }) => body)).size > 30, 'not always the same photo')
   const { p50, p99 } = result.latencyMs
   assert.ok(p50 !== null && p99 !== null && p50 > 0 && p50 <= p99 && result.imagesPerSecond > 0)
 })
@@ -77,14 +77,14 @@ test('a batch is one multipart request whose images all count', async () => {
   )
 })
 
-test('decode sends back the tokens that encode gave', async () => {
+test('decode sends the tokens that encode returned', async () => {
   const result = await bench('--clients', '2', '--images', '10', '--route', 'decode')
   const decodes = seen.filter(({ url }) => url === '/decode')
   assert.deepEqual([result.images, decodes.length], [10, 10])
   assert.ok(decodes.every(({ body }) => body === '{"tokens":[7,8,9]}'))
 })
 
-test('what is not answered with 200 is an error by its status, and no image', async () => {
+test('an answer other than 200 counts as an error with its status, and not as an image', async () => {
   status = 503
   const result = await bench('--clients', '2', '--images', '10', '--route', 'decode')
   assert.deepEqual([result.requests, result.images, result.errors], [0, 0, { 503: 10 }])
@@ -98,17 +98,17 @@ test('a connection that the server closes without an answer is an error', async 
   assert.deepEqual(Object.keys(errors), ['connection closed without an answer'])
 })
 
-test('mix sends photos and tokens in turn, as many of each', async () => {
+test('mix alternates photos and tokens, with the same number of each', async () => {
   const result = await bench('--clients', '2', '--images', '40', '--route', 'mix')
   const measured = seen.slice(-40)
   assert.deepEqual([result.images, measured.filter(({ url }) => url === '/decode').length], [40, 20])
 })
 
-test('another route is refused', async () => {
+test('an unknown route is refused', async () => {
   await assert.rejects(bench('--images', '1', '--route', 'recode'))
 })
 
-test('meanwhile it asks whether the server is live, and how its event loop does', async () => {
+test("it also requests the server's liveness and event-loop delay", async () => {
   const { health, eventLoopMs } = await bench('--clients', '1', '--seconds', '0.5')
   assert.ok(asked >= 5 && asked === health.asked, `${asked} times in half a second`)
   assert.ok(health.p50 !== null && health.p99 !== null && health.p50 > 0 && health.p50 <= health.p99)
@@ -116,14 +116,14 @@ test('meanwhile it asks whether the server is live, and how its event loop does'
   assert.ok(eventLoopMs !== null && Math.abs(eventLoopMs - 2.5) < 1e-9, 'without the interval in which Node samples it')
 })
 
-test('a server that says it is not live fails the probe', async () => {
+test('a server that reports that it is not live fails the probe', async () => {
   live = 503
   const { health, eventLoopMs } = await bench('--clients', '1', '--seconds', '0.2')
   assert.ok(health.failed > 0 && health.failed === health.asked)
   assert.deepEqual([health.p99, eventLoopMs], [null, null])
 })
 
-test("the server's processor time and memory are reported where its process is known", async () => {
+test("the server's processor time and memory are reported if its process is known", async () => {
   const known = await bench('--clients', '8', '--seconds', '0.5', '--pid', `${process.pid}`)
   assert.ok(known.cpuMsPerImage !== null && known.cpuMsPerImage > 0 && known.cpuMsPerImage < 50)
   assert.ok(known.memoryMiB !== null && known.memoryMiB > 20)

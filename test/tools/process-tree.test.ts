@@ -12,7 +12,7 @@ const burn = `{
 }`
 const MIB = 64
 const stay = `globalThis.held = Buffer.alloc(${MIB} * 2 ** 20, 1); process.stdout.write('x'); setInterval(() => {}, 1000)`
-// Burns, has a child that burns and ends, and one that burns, takes memory and stays.
+// Uses the processor, has a child that does so and ends, and one that also takes memory and stays.
 const family = `
   const { spawn, spawnSync } = require('node:child_process')
   spawnSync(process.execPath, ['-e', ${JSON.stringify(burn)}])
@@ -20,7 +20,7 @@ const family = `
   spawn(process.execPath, ['-e', ${JSON.stringify(burn + stay)}], { stdio: 'inherit' })
   setInterval(() => {}, 1000)`
 
-test('processor time and memory of a process are also those of its children, ended or not', async (t) => {
+test('processor time and memory of a process include those of its children, ended or not', async (t) => {
   const child = spawn(process.execPath, ['-e', family], { stdio: ['ignore', 'pipe', 'inherit'] })
   const pid = child.pid as number
   t.after(async () => {
@@ -29,13 +29,13 @@ test('processor time and memory of a process are also those of its children, end
   await once(child.stdout, 'data')
   assert.equal((await treeOf(pid)).length, 2)
   const used = await cpuSeconds(pid)
-  assert.ok(used >= 3 * SECONDS, `three times ${SECONDS} s were burnt, ${used} s were counted`)
-  assert.ok(used < 3 * SECONDS + 2, `${used} s are more than there can have been`)
+  assert.ok(used >= 3 * SECONDS, `three times ${SECONDS} s were used, ${used} s were counted`)
+  assert.ok(used < 3 * SECONDS + 2, `${used} s are more than is possible`)
   const memory = await memoryMiB(pid)
   assert.ok(memory > MIB && memory < MIB + 400, `${MIB} MiB were taken, ${memory} MiB were counted`)
 })
 
-test('a process that is gone has used nothing', async () => {
+test('a process that has ended counts as zero', async () => {
   const child = spawn(process.execPath, ['-e', ''])
   await once(child, 'exit')
   assert.equal(await cpuSeconds(child.pid as number), 0)

@@ -27,7 +27,7 @@ const listen = `require('node:http').createServer((_, response) => {
   response.end()
 }).listen(process.argv[1], '127.0.0.1')`
 
-test('a server is ready once it answers, and what it writes can be read while it runs', async () => {
+test('a server is ready once it answers, and its output can be read while it runs', async () => {
   const server = await start(`console.error('hello'); ${listen}`)
   try {
     assert.ok(server.startSeconds > 0)
@@ -42,13 +42,13 @@ test('a server is ready once it answers, and what it writes can be read while it
   assert.deepEqual([server.ended, server.exit], [true, 'SIGTERM'])
 })
 
-test('a server that ends before it answers is an error with what it wrote last', async () => {
+test('a server that ends before it answers is an error with its last output', async () => {
   await assert.rejects(start("console.error('no such model'); process.exit(3)"), {
     message: 'ended with exit code 3: no such model',
   })
 })
 
-test('what does not end when it is asked to is killed, its children too', async () => {
+test('a server that does not end on SIGTERM is killed, with its children', async () => {
   const ignoring = "process.on('SIGTERM', () => {}); setInterval(() => {}, 1000);"
   const server = await start(
     `${ignoring} require('node:child_process').spawn(process.execPath, ['-e', ${JSON.stringify(ignoring)}]); ${listen}`,
@@ -59,11 +59,11 @@ test('what does not end when it is asked to is killed, its children too', async 
   const tree = await treeOf(server.pid)
   await server.stop()
   assert.equal(server.exit, 'SIGKILL')
-  // Its parent gone, a child belongs to the system, which clears it away in its own time.
+  // Without its parent, a child belongs to the system, which reaps it at some later time.
   for (const pid of tree) await until(async () => (await treeOf(pid)).length === 0, 5)
 })
 
-test('waiting for what never becomes true ends', async () => {
+test('waiting for a condition that never holds ends', async () => {
   assert.equal(await secondsUntil(() => false, 0.05), Number.POSITIVE_INFINITY)
   await assert.rejects(
     until(() => false, 0.05),

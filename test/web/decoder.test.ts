@@ -4,7 +4,7 @@ import type { Api, Info } from '../../web/src/api.ts'
 import { Decoder } from '../../web/src/decoder.ts'
 import { grey } from '../../web/src/pixels.ts'
 
-/** A decoder on a service that takes so many milliseconds a picture. */
+/** A decoder with a service that takes this many milliseconds per picture. */
 function decoderOf(each: number, images = 1024): Decoder {
   const decode = async (sequences: number[][]) => {
     await new Promise((resolve) => setTimeout(resolve, each * sequences.length))
@@ -28,7 +28,7 @@ test('batches grow on a fast service and shrink on a slow one', async () => {
   assert.equal(slowest.batch, 1)
 })
 
-test('no batch is larger than the service takes', async () => {
+test('no batch is larger than the service accepts', async () => {
   const small = decoderOf(1, 3)
   assert.equal(small.batch, 3)
   await small.decode(rows(3), new AbortController().signal)

@@ -4,7 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { doubling, Frames, nearest } from '../../web/src/frames.ts'
 import { grey } from '../../web/src/pixels.ts'
 
-/** Frames 1 to 40 on a decoder that answers when told to. A picture is as wide as its sequence is long. */
+/** Frames 1 to 40 with a decoder that answers when the test says so. A picture is as wide as its sequence is long. */
 function manual(options: { along?: number[]; batch?: number } = {}) {
   const calls: { lengths: number[]; signal: AbortSignal; answer: () => void; fail: (error: Error) => void }[] = []
   const errors: unknown[] = []
@@ -28,7 +28,7 @@ function manual(options: { along?: number[]; batch?: number } = {}) {
   return { frames, calls, errors, arrived, busy: () => busy }
 }
 
-test('what is wanted comes in one batch with its neighbours', async () => {
+test('a wanted frame comes in one batch with its neighbours', async () => {
   const { frames, calls, busy } = manual()
   frames.want(20)
   assert.deepEqual(calls[0]?.lengths, [16, 17, 18, 19, 20, 21, 22, 23])
@@ -38,10 +38,10 @@ test('what is wanted comes in one batch with its neighbours', async () => {
   assert.equal(frames.get(20)?.width, 20)
   assert.equal(busy(), 0)
   frames.want(22)
-  assert.equal(calls.length, 1, 'it is here already')
+  assert.equal(calls.length, 1, 'it has arrived already')
 })
 
-test('a batch without what is wanted now is aborted, one with it is not', async () => {
+test('a batch without the frame that is wanted now is aborted, one with it is not', async () => {
   const { frames, calls, errors } = manual()
   frames.want(20)
   frames.want(21)
@@ -59,7 +59,7 @@ test('a batch without what is wanted now is aborted, one with it is not', async 
   assert.deepEqual(errors, [])
 })
 
-test('filling begins with a few over the whole row and gets them all', async () => {
+test('filling begins with a few frames across the whole range and gets them all', async () => {
   const { frames, calls, arrived } = manual()
   frames.fill()
   assert.deepEqual(calls[0]?.lengths, [1, 2, 4, 8, 16, 32, 40])
@@ -76,7 +76,7 @@ test('filling begins with a few over the whole row and gets them all', async () 
   assert.ok(calls.every(({ lengths }) => lengths.length <= 8))
 })
 
-test('a slow decoder gets the few first too, in smaller batches', async () => {
+test('with a slow decoder these few also come first, in smaller batches', async () => {
   const { frames, calls } = manual({ batch: 3 })
   frames.fill()
   for (let i = 0; i < 4; i++) {
@@ -89,7 +89,7 @@ test('a slow decoder gets the few first too, in smaller batches', async () => {
   )
 })
 
-test('filling goes on after what was wanted in between', async () => {
+test('filling continues after an interruption by a wanted frame', async () => {
   const { frames, calls } = manual()
   frames.fill()
   frames.want(27)
@@ -103,7 +103,7 @@ test('filling goes on after what was wanted in between', async () => {
   assert.equal(frames.ready, 40)
 })
 
-test('a failure is told once and the next wish tries again', async () => {
+test('a failure is reported once, and the next request tries again', async () => {
   const { frames, calls, errors, busy } = manual()
   frames.fill()
   calls[0]?.fail(new Error('queue full'))
@@ -113,13 +113,13 @@ test('a failure is told once and the next wish tries again', async () => {
   assert.equal(calls.length, 2)
 })
 
-test('frames that come along are in the first batch', () => {
+test('companion frames are in the first batch', () => {
   const { frames, calls } = manual({ along: [1, 40] })
   frames.want(20)
   assert.deepEqual(calls[0]?.lengths, [17, 18, 19, 20, 21, 22, 1, 40])
 })
 
-test('frames that are the same elsewhere are taken over', async () => {
+test('identical frames are reused', async () => {
   const before = manual()
   before.frames.want(4)
   before.calls[0]?.answer()
@@ -129,7 +129,7 @@ test('frames that are the same elsewhere are taken over', async () => {
   assert.deepEqual([frames.ready, frames.get(4)], [3, undefined])
 })
 
-test('what was stopped does nothing any more', async () => {
+test('after stopping, nothing more is requested', async () => {
   const { frames, calls, errors } = manual()
   frames.fill()
   frames.stop()
@@ -139,7 +139,7 @@ test('what was stopped does nothing any more', async () => {
   assert.deepEqual([calls.length, errors.length], [1, 0])
 })
 
-test('numbers near and far', () => {
+test('the nearest numbers come first, or a few across the whole range', () => {
   assert.deepEqual(nearest([1, 2, 3, 10, 11], 9, 3), [3, 10, 11])
   assert.deepEqual(doubling(1, 1), [1])
   assert.deepEqual(doubling(0, 5), [0, 1, 3, 5])

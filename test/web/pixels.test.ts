@@ -17,7 +17,7 @@ const changed = ({ width, height, data }: Picture, by: (value: number, i: number
   data: data.map((value, i) => (i % 4 === 3 ? value : by(value, i))),
 })
 
-test('PSNR is that of its definition, over colours and not over alpha', async () => {
+test('PSNR follows its definition, over colours but not alpha', async () => {
   const picture = await photo()
   assert.equal(psnr(picture, picture), Number.POSITIVE_INFINITY)
   // Every channel is off by 10: the mean squared error is 100.
@@ -31,7 +31,7 @@ test('PSNR is that of its definition, over colours and not over alpha', async ()
   assert.throws(() => psnr(picture, grey(2, 2)), RangeError)
 })
 
-test('a difference is dark where nothing changed and brightest where the most did', async () => {
+test('a difference image is dark where nothing changed and brightest where most changed', async () => {
   const picture = await photo()
   const at = 4 * (40 * picture.width + 30)
   const touched = changed(picture, (value, i) => (i >= at && i < at + 3 ? 255 - value : value))
@@ -41,11 +41,11 @@ test('a difference is dark where nothing changed and brightest where the most di
   assert.ok(Math.abs(largest - expected) < 1e-4, `${largest} is not ${expected}`)
   assert.deepEqual([...data.slice(at, at + 4)], [252, 253, 191, 255])
   assert.deepEqual([...data.slice(at + 4, at + 8)], [18, 16, 32, 255])
-  // On a scale of its own the same change is drawn darker.
+  // On a larger scale the same change is darker.
   assert.ok((difference(picture, touched, 255).data[at] as number) < 252)
 })
 
-test('rounding does not look like change', async () => {
+test('rounding is not shown as a change', async () => {
   const picture = await photo()
   const nudged = changed(picture, (value) => (value < 128 ? value + 1 : value))
   const brightest = Math.max(...difference(picture, nudged).data.filter((_, i) => i % 4 === 1))

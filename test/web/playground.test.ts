@@ -25,7 +25,7 @@ describe('the playground', { skip: noBrowser }, () => {
   let backend: Backend
   let service: Service
   let browser: Browser
-  /** What went wrong on the pages of a test, besides what it expects. */
+  /** Unexpected faults on the pages of a test. */
   let faults: string[] = []
   let expected: RegExp[] = []
   let opened: Page[] = []
@@ -50,7 +50,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.deepEqual(unexpected, [])
   })
 
-  /** A page that is not there yet, watched. Nothing moves by itself unless a test wants it. */
+  /** A new page, watched for faults. Animations are off unless a test turns them on. */
   async function newPage(options: BrowserContextOptions = {}): Promise<Page> {
     const context = await browser.newContext({
       viewport: { width: 1280, height: 800 },
@@ -86,7 +86,7 @@ describe('the playground', { skip: noBrowser }, () => {
     return page
   }
 
-  /** Waits until what is shown is decoded; other frames may still come. */
+  /** Waits until the shown frame is decoded; other frames may still follow. */
   async function decoded(page: Page): Promise<void> {
     await page.waitForFunction(() => {
       const note = document.querySelector('#picture-note')?.textContent
@@ -107,7 +107,7 @@ describe('the playground', { skip: noBrowser }, () => {
     return { width, height, data: new Uint8ClampedArray(data) }
   }
 
-  /** What the service itself makes of tokens. */
+  /** The picture that the service itself decodes from tokens. */
   async function decode(tokens: number[], base = service.base): Promise<Picture> {
     const headers = { 'content-type': 'application/json' }
     const answer = await fetch(`${base}/decode`, { method: 'POST', headers, body: JSON.stringify({ tokens }) })
@@ -135,12 +135,12 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.equal(psnr(found, wanted), Number.POSITIVE_INFINITY, `#${id} shows something else`)
   }
 
-  /** Waits for a text that says something. */
+  /** Waits until an element's text matches. */
   const says = (locator: Locator, text: RegExp) => locator.filter({ hasText: text }).waitFor()
   const slide = (page: Page, id: string, value: number) => page.locator(id).fill(String(value))
   const cell = (page: Page, position: number) => page.locator('#strip button').nth(position)
 
-  /** Accessibility faults of the page as it is. */
+  /** Accessibility faults in the current state of the page. */
   async function violations(page: Page): Promise<string[]> {
     const found = await page.evaluate(async () => {
       const { axe } = window as unknown as { axe: { run: () => Promise<{ violations: Violation[] }> } }
@@ -177,7 +177,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await shows(page, 'picture', await offered(page))
   })
 
-  test('original, reconstruction and WebP stand side by side with their PSNR and bytes', async () => {
+  test('original, reconstruction and WebP are side by side with their PSNR and bytes', async () => {
     const page = await openPage()
     const photo = fixture('photos/joshua-tree.webp')
     assert.deepEqual(await offered(page), await encode(photo))
@@ -187,7 +187,7 @@ describe('the playground', { skip: noBrowser }, () => {
     const original = await pixels(page, 'original')
     const measured = psnr(original, await pixels(page, 'picture'))
     await says(page.locator('#picture-note'), new RegExp(`^${measured.toFixed(1)} dB$`))
-    // The browser's idea of the original is the service's: this photo has the model's size already.
+    // Browser and service see the same original: this photo already has the model's size.
     const { data } = await sharp(photo).ensureAlpha().raw().toBuffer({ resolveWithObject: true })
     assert.ok(psnr(original, { ...original, data: new Uint8ClampedArray(data) }) > 40)
 
@@ -200,7 +200,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await says(page.locator('#webp-note'), /There is none so small/)
   })
 
-  test('the slider shows any prefix, and says what it is', async () => {
+  test('the slider shows any prefix, with a description', async () => {
     const page = await openPage()
     const tokens = await offered(page)
     const slider = page.getByRole('slider', { name: 'Tokens shown' })
@@ -214,7 +214,7 @@ describe('the playground', { skip: noBrowser }, () => {
     }
   })
 
-  test('a moving slider asks for batches of prefixes and cancels those that are overtaken', async () => {
+  test('a moving slider requests batches of prefixes and cancels outdated ones', async () => {
     const page = await newPage()
     const batches: number[][] = []
     const cancelled: Request[] = []
@@ -226,7 +226,7 @@ describe('the playground', { skip: noBrowser }, () => {
       if (slow) await new Promise((resolve) => setTimeout(resolve, 400))
       await route.continue().catch(() => {})
     })
-    // Before the background has got far.
+    // Before the background filling has got far.
     slow = true
     await page.goto(service.base)
     await says(page.locator('#count'), /128 \/ 128/)
@@ -245,7 +245,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await shows(page, 'picture', (await offered(page)).slice(0, 30))
   })
 
-  test('play grows the picture, pause holds it', async () => {
+  test('play grows the picture, pause stops it', async () => {
     const page = await openPage()
     await page.getByRole('button', { name: 'Play' }).click()
     await says(page.locator('#count'), /^(4|8|16) \/ 128$/)
@@ -258,7 +258,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await page.getByRole('button', { name: 'Play' }).waitFor()
   })
 
-  test('pointing at a token shows what it changes, and away from it what is missing', async () => {
+  test('pointing at a token shows what it changes; otherwise the page shows what is missing', async () => {
     const page = await openPage()
     const tokens = await offered(page)
     for (const position of [0, 20, 127]) {
@@ -280,7 +280,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.deepEqual((await pixels(page, 'change')).data, missing.data)
   })
 
-  test('a token is edited, swapped and set back, and decoded each time', async () => {
+  test('a token is edited, swapped and reset, and decoded each time', async () => {
     const page = await openPage()
     const tokens = await offered(page)
     await cell(page, 4).click()
@@ -292,7 +292,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.deepEqual(await offered(page), edited)
     await shows(page, 'picture', edited)
     assert.equal(await page.locator('#strip .edited').count(), 1)
-    // Prefixes up to the edit are as before, those after it are not.
+    // Prefixes up to the edit are unchanged, those after it are not.
     for (const k of [4, 5]) {
       await slide(page, '#shown', k)
       await decoded(page)
@@ -319,19 +319,19 @@ describe('the playground', { skip: noBrowser }, () => {
     await shows(page, 'picture', tokens)
     assert.equal(await page.getByRole('button', { name: 'Undo all edits' }).count(), 0)
 
-    // What is no id stays out.
+    // Invalid ids are ignored.
     await page.getByLabel('Id', { exact: true }).fill('5000')
     await page.getByLabel('Id', { exact: true }).press('Enter')
     assert.deepEqual(await offered(page), tokens)
   })
 
-  test('what is being typed stays while frames arrive', async () => {
+  test('typed text stays while frames arrive', async () => {
     const page = await openPage()
     await cell(page, 4).click()
     await page.getByLabel('Id', { exact: true }).click()
     await page.keyboard.press('Control+A')
     await page.keyboard.type('12')
-    // As a frame that arrives, this draws everything anew.
+    // Like an arriving frame, this redraws everything.
     await page.locator('#shown').evaluate((slider) => slider.dispatchEvent(new Event('input')))
     assert.equal(await page.getByLabel('Id', { exact: true }).inputValue(), '12')
     await page.keyboard.type('3')
@@ -339,7 +339,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.equal((await offered(page))[4], 123)
   })
 
-  test('an edit beyond what is shown is shown', async () => {
+  test('an edit beyond the shown prefix extends it', async () => {
     const page = await openPage()
     await slide(page, '#shown', 10)
     await cell(page, 40).click()
@@ -347,7 +347,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await says(page.locator('#count'), /^41 \/ 128$/)
   })
 
-  test('a file is chosen, dropped or pasted', async () => {
+  test('a file can be chosen, dropped or pasted', async () => {
     const page = await openPage()
     const files = {
       'coffee.jpg': 'photos/full/coffee.jpg',
@@ -415,7 +415,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.equal(await page.evaluate(() => document.activeElement?.id), '', 'no keyboard covers the picture')
   })
 
-  test('a photo is turned as its EXIF says', async () => {
+  test('a photo is rotated according to its EXIF', async () => {
     const page = await openPage()
     const file = fixture('formats/orientation-6.jpg')
     await page
@@ -428,7 +428,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.ok(measured > 15, `${measured} dB`)
   })
 
-  test('two pictures are cut together and the mix is taken on', async () => {
+  test('two pictures are mixed, and the mix can be used', async () => {
     const page = await openPage()
     const first = await offered(page)
     await page.locator('#mixed').scrollIntoViewIfNeeded()
@@ -499,7 +499,7 @@ describe('the playground', { skip: noBrowser }, () => {
     }
   })
 
-  test('a page without a clipboard copies all the same', async () => {
+  test('copying works on a page without clipboard access', async () => {
     const page = await newPage()
     await page.addInitScript(() => Object.defineProperty(navigator, 'clipboard', { value: undefined }))
     await page.goto(service.base)
@@ -535,7 +535,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.deepEqual(await offered(other), tokens)
     assert.deepEqual(encodings, [])
 
-    // Pasted into a page that is open already, and of another model.
+    // Pasted into a page that is already open, and from another model.
     await other.evaluate(
       (hash) => {
         location.hash = hash
@@ -545,7 +545,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await says(other.locator('#alert-text'), /another model/)
   })
 
-  test('what the service says of a bad file is shown, until the next one', async () => {
+  test("the service's error for a bad file is shown until the next file", async () => {
     const page = await openPage()
     expected = [/status of 4\d\d/]
     const input = page.getByLabel('Your own photo').first()
@@ -564,7 +564,7 @@ describe('the playground', { skip: noBrowser }, () => {
     assert.ok(await page.locator('#alert').isHidden())
   })
 
-  test('a file that only the service can read is encoded without something to compare', async () => {
+  test('a file that only the service can read is encoded without a comparison', async () => {
     const page = await openPage()
     const tiff = fixture('formats/cat.tiff')
     await page
@@ -591,7 +591,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await says(page.locator('#webp-note'), /^This browser cannot write WebP$/)
   })
 
-  test('slow work shows that it goes on', async () => {
+  test('slow work shows its progress', async () => {
     const page = await newPage()
     await page.route('**/encode', async (route) => {
       await new Promise((resolve) => setTimeout(resolve, 2600))
@@ -606,7 +606,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await page.locator('#progress').waitFor({ state: 'hidden' })
   })
 
-  test('a full queue is tried again when it says, and a service that is gone is named', async () => {
+  test('a request to a full queue is retried after Retry-After, and an unreachable service is reported', async () => {
     const page = await newPage()
     expected = [/status of 503/, /ERR_CONNECTION_REFUSED|ERR_FAILED/]
     let refused = 0
@@ -626,7 +626,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await says(page.getByRole('alert'), /The service does not answer/)
   })
 
-  test('who has to wait long is told so', async () => {
+  test('a long wait is shown as an error', async () => {
     const page = await newPage()
     expected = [/status of 429/]
     await page.route('**/encode', (route) => {
@@ -638,7 +638,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await says(page.getByRole('alert'), /Too many requests: try again in 40 seconds/)
   })
 
-  test('an API key is asked for, kept in memory alone and never copied', async () => {
+  test('the page asks for an API key, keeps it only in memory and never copies it', async () => {
     const apiKey = 'correct-horse'
     const guarded = await listen(backend, { apiKey } as Partial<Config>)
     try {
@@ -679,7 +679,7 @@ describe('the playground', { skip: noBrowser }, () => {
     }
   })
 
-  /** Does something on a service of another bundle. */
+  /** Runs a test with a service of another bundle. */
   async function onBundle(name: 'parallel' | 'state' | 'whole', act: (other: Service, info: Info) => Promise<void>) {
     const another = await startBackend({ model: tinyBundle(name) })
     const other = await listen(another)
@@ -743,7 +743,7 @@ describe('the playground', { skip: noBrowser }, () => {
       await says(page.locator('#mixed-note'), /^cut at 1$/)
     }))
 
-  test('everything is done by keyboard alone', async () => {
+  test('everything works with only the keyboard', async () => {
     const page = await openPage()
     const focused = () => page.evaluate(() => document.activeElement?.id || document.activeElement?.textContent || '')
     const tabTo = async (id: string) => {
@@ -764,7 +764,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await page.keyboard.press('End')
     await says(page.locator('#count'), /^128 \/ 128$/)
 
-    // The tokens are one stop; arrows move among them.
+    // The tokens are one tab stop; arrow keys move between them.
     await page.keyboard.press('Tab')
     for (const key of ['ArrowRight', 'ArrowRight', 'ArrowDown', 'ArrowLeft']) await page.keyboard.press(key)
     await says(page.locator('#change-title'), /^What token 34 changes$/)
@@ -800,7 +800,7 @@ describe('the playground', { skip: noBrowser }, () => {
       test(`axe finds nothing, ${colorScheme}, ${size}`, async () => {
         const page = await openPage({ ...options, colorScheme })
         assert.deepEqual(await violations(page), [])
-        // With everything that can be open.
+        // With everything open that can be opened.
         expected = [/status of 422/]
         await cell(page, 3).click()
         await page.getByRole('button', { name: 'Another id' }).click()
@@ -816,7 +816,7 @@ describe('the playground', { skip: noBrowser }, () => {
     }
   }
 
-  test('one screen says it all, and nothing sticks out of it', async () => {
+  test('the main content fits on one screen, without horizontal overflow', async () => {
     for (const [options, whole] of [
       [{}, '#editor-hint'],
       [phone, '#shown'],
@@ -835,7 +835,7 @@ describe('the playground', { skip: noBrowser }, () => {
     }
   })
 
-  test('the documentation has the header, with links that lead', async () => {
+  test('the documentation has the header, with working links', async () => {
     const page = await newPage()
     await page.goto(`${service.base}/docs`)
     await page.locator('.opblock').first().waitFor()

@@ -19,19 +19,19 @@ test('tokens take as many bits as their codebook needs', () => {
   }
 })
 
-test('a link brings tokens back as they were', () => {
+test('a link restores tokens exactly', () => {
   for (const length of [1, 2, 3, 127, 128]) {
     const shared = { tokens: tokens.slice(0, length), shown: Math.ceil(length / 2), photo: 'cat.jpg' }
     const fragment = toFragment(shared, space)
     assert.ok(fragment.length < 330, fragment)
-    // What a URL does to a fragment.
+    // As a URL encodes a fragment.
     assert.deepEqual(fromFragment(new URL(`http://localhost/#${fragment}`).hash, space), shared)
   }
   const { photo, ...bare } = { tokens, shown: 128, photo: undefined }
   assert.deepEqual(fromFragment(toFragment(bare, space), space), bare)
 })
 
-test('a link that cannot be shown says why', () => {
+test('a link that cannot be shown gives the reason', () => {
   const fragment = toFragment({ tokens, shown: 3 }, space)
   assert.equal(fromFragment('', space), undefined)
   assert.equal(fromFragment('#somewhere', space), undefined)
@@ -45,11 +45,11 @@ test('a link that cannot be shown says why', () => {
   refused(fragment.replace('t=', 't=*'), /damaged/)
   for (const n of ['127', '0', '-1', 'x', '1e9']) refused(fragment.replace('n=128', `n=${n}`), /damaged/)
   refused(fragment, /codebook/, { ...space, codebookSize: 4000 })
-  // How much of it is shown matters less than the tokens.
+  // An invalid number of shown tokens does not invalidate the link.
   assert.equal(fromFragment(fragment.replace('k=3', 'k=900'), space)?.shown, 128)
 })
 
-test('the NumPy file is one', () => {
+test('the NumPy file is valid', () => {
   for (const length of [1, 32, 128]) {
     const array = parseNpy(Buffer.from(toNpy(tokens.slice(0, length))))
     assert.deepEqual([array.dtype, array.shape], ['u2', [length]])

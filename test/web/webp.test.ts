@@ -34,7 +34,7 @@ before(async () => {
   )
 })
 
-test('the best WebP within a number of bytes is the best of those tried', () => {
+test('the best WebP within a byte limit is the best of those tried', () => {
   const { psnr: whole } = bestWithin(found, 192) ?? assert.fail('there is one of 192 bytes')
   assert.ok(whole > 16, `${whole} dB`)
   for (const bytes of [48, 64, 96, 128, 192]) {
@@ -45,7 +45,7 @@ test('the best WebP within a number of bytes is the best of those tried', () => 
   }
 })
 
-test('more bytes are never worse, and none fits into a few', () => {
+test('more bytes are never worse, and no file fits into very few', () => {
   assert.equal(bestWithin(found, 2), undefined)
   assert.ok(found.length > 3)
   for (const [i, { bytes, psnr }] of found.entries()) {
@@ -55,7 +55,7 @@ test('more bytes are never worse, and none fits into a few', () => {
   }
 })
 
-test('files stay the pictures they are without a colour profile', async () => {
+test('removing the colour profile does not change the picture', async () => {
   const plain = new Uint8Array(await sharp(file).resize(16, 16).webp().toBuffer())
   const heavy = new Uint8Array(
     await sharp(file).resize(16, 16).keepIccProfile().withIccProfile('srgb').webp().toBuffer(),

@@ -19,10 +19,10 @@ export class ApiError extends Error {
 }
 
 const MOST_ATTEMPTS = 4
-// Who has to wait longer is told so.
+// A longer wait is shown to the user instead.
 const LONGEST_WAIT_S = 5
 
-/** The service behind this page. The API key lives in here and nowhere else, and goes with the page. */
+/** The service behind this page. The API key lives in here and nowhere else, and is gone when the page closes. */
 export class Api {
   readonly #askKey: (refused: boolean) => Promise<string | undefined>
   #key: string | undefined
@@ -33,7 +33,7 @@ export class Api {
     this.#askKey = askKey
   }
 
-  /** Whether the service asked for a key. */
+  /** Whether the service has asked for a key. */
   get keyed(): boolean {
     return this.#key !== undefined
   }
@@ -50,7 +50,7 @@ export class Api {
     return tokens[0] as number[]
   }
 
-  /** Sequences to pictures, in order, exact to the bit. */
+  /** Decodes sequences to pictures, in order and without loss. */
   async decode(sequences: number[][], model: string, signal: AbortSignal): Promise<Picture[]> {
     const response = await this.#call(`decode?format=png&model=${model}`, {
       method: 'POST',
@@ -72,7 +72,7 @@ export class Api {
         init.signal?.throwIfAborted()
         continue
       }
-      // Nothing was done yet; the server says when to come again.
+      // Nothing was done; the server says when to retry.
       const wait = Number(response.headers.get('retry-after') ?? 1)
       const refused = response.status === 503 || response.status === 429
       if (refused && wait <= LONGEST_WAIT_S && attempt < MOST_ATTEMPTS) {

@@ -1,6 +1,6 @@
 import type { Picture } from './pixels.ts'
 
-/** A canvas of its own, to draw on and read pixels from. */
+/** A separate canvas to draw on and read pixels from. */
 export function contextOf(width: number, height: number): CanvasRenderingContext2D {
   const canvas = document.createElement('canvas')
   canvas.width = width

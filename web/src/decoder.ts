@@ -2,9 +2,9 @@ import type { Api, Info } from './api.ts'
 import type { Picture } from './pixels.ts'
 
 const MOST = 16
-// Until the first answer nobody knows how fast the service is. A large model may take seconds a picture.
+// Until the first answer, the service's speed is unknown. A large model may take seconds per picture.
 const FIRST = 4
-// Long enough for a batch to pay, short enough for a slider to follow.
+// Long enough for a batch to pay off, short enough for a responsive slider.
 const BATCH_MS = 800
 
 /** Decodes in batches as large as the service answers in about a second. */
@@ -24,7 +24,7 @@ export class Decoder {
     return this.#batch
   }
 
-  /** Sequences to pictures, in order. */
+  /** Decodes sequences to pictures, in order. */
   readonly decode = async (sequences: number[][], signal: AbortSignal): Promise<Picture[]> => {
     const start = performance.now()
     const pictures = await this.#api.decode(sequences, this.#info.model, signal)

@@ -1,4 +1,4 @@
-/** The element with this id, which the page is known to have. */
+/** The element with this id, which must exist. */
 export function byId<T extends HTMLElement>(id: string, type: new () => T): T {
   const element = document.getElementById(id)
   if (!(element instanceof type)) throw new Error(`the page has no ${type.name} #${id}`)
@@ -12,7 +12,7 @@ export function colour(element: HTMLElement, id: number): void {
   element.style.setProperty('--tone', (0.62 + ((id * 0.618) % 1) * 0.2).toFixed(3))
 }
 
-/** As people write sizes of files. */
+/** Formats a file size for people. */
 export function fileSize(bytes: number): string {
   if (bytes < 1000) return `${bytes} bytes`
   return bytes < 1e6 ? `${(bytes / 1000).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`

@@ -52,12 +52,12 @@ export class Editor {
     if (picked === undefined || this.#current === undefined) return
     byId('editor-name', HTMLElement).textContent = `Token ${picked + 1}`
     colour(byId('editor-chip', HTMLElement), this.#current)
-    // What is being typed stays.
+    // Do not replace text while the user types.
     if (before.picked !== picked || before.id !== this.#current) this.#id.value = String(this.#current)
     this.#with.max = String(tokens.length)
   }
 
-  /** Takes the keyboard to the id. */
+  /** Moves the keyboard focus to the id. */
   focus(): void {
     this.#id.focus({ preventScroll: true })
     this.#id.select()

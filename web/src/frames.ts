@@ -1,22 +1,22 @@
 import type { Picture } from './pixels.ts'
 
 export interface FramesOptions {
-  /** The least and the largest k. */
+  /** The smallest and the largest k. */
   from: number
   to: number
   /** The tokens behind frame k. */
   sequenceOf: (k: number) => number[]
   /** Decodes a batch; rejects when the signal is aborted. */
   decode: (sequences: number[][], signal: AbortSignal) => Promise<Picture[]>
-  /** Most sequences of the next request. */
+  /** Maximum number of sequences in the next request. */
   batch: () => number
-  /** Frames that come along with what is wanted first. */
+  /** Frames that are requested together with the first wanted one. */
   along?: number[]
-  /** Frames that one batch brought. */
+  /** Called with the frames of a finished batch. */
   onFrames: (ks: number[]) => void
-  /** A batch failed; those that were superseded do not count. */
+  /** Called when a batch failed, unless it was superseded. */
   onError: (error: unknown) => void
-  /** Work begins or ends. */
+  /** Called when work begins or ends. */
   onBusy: (busy: boolean) => void
 }
 
@@ -55,7 +55,7 @@ export class Frames {
     }
   }
 
-  /** Frame k comes next, unless it is here already. */
+  /** Requests frame k next, unless it has arrived already. */
   want(k: number): void {
     if (this.#pictures.has(k)) {
       this.#wanted = undefined
@@ -72,7 +72,7 @@ export class Frames {
     void this.#pump()
   }
 
-  /** Ends what is under way; nothing begins any more. */
+  /** Aborts running requests and starts no more. */
   stop(): void {
     this.#stopped = true
     this.#batch?.controller.abort()
@@ -94,7 +94,7 @@ export class Frames {
       onFrames(ks)
     } catch (error) {
       if (!batch.controller.signal.aborted) {
-        // The next wish tries again.
+        // The next request tries again.
         this.#filling = false
         this.#wanted = undefined
         onError(error)
@@ -123,7 +123,7 @@ export class Frames {
   }
 }
 
-/** Of these numbers the `count` closest to one. */
+/** The `count` numbers closest to a given one. */
 export function nearest(numbers: readonly number[], to: number, count: number): number[] {
   return numbers
     .toSorted((a, b) => Math.abs(a - to) - Math.abs(b - to))
@@ -131,7 +131,7 @@ export function nearest(numbers: readonly number[], to: number, count: number): 
     .sort((a, b) => a - b)
 }
 
-/** A few numbers over a row, dense at its beginning: each step is as long as the way so far. */
+/** A few numbers across a range, denser at its beginning: each step is as long as the distance so far. */
 export function doubling(from: number, to: number): number[] {
   const ks: number[] = []
   for (let step = 1; from + step - 1 < to; step *= 2) ks.push(from + step - 1)

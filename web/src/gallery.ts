@@ -1,6 +1,6 @@
 import photos from '../gallery.json' with { type: 'json' }
 
-/** Something to encode. */
+/** An image to encode. */
 export interface Source {
   title: string
   file: Blob
@@ -39,7 +39,7 @@ export class GalleryButtons {
       image.src = `playground/photos/${photo.name.replace(/\.\w+$/, '')}-thumbnail.webp`
       image.alt = photo.title
       image.width = image.height = 56
-      // Dragged, it would be taken for a file.
+      // When dragged, it would be mistaken for a file.
       image.draggable = false
       const button = document.createElement('button')
       button.type = 'button'

@@ -1,6 +1,6 @@
 import { byId } from './dom.ts'
 
-/** Asks for the API key. Undefined where the user would rather not. It is kept nowhere but by whoever asked. */
+/** Asks for the API key. Undefined if the user cancels. Only the caller keeps it. */
 export function askKey(refused: boolean): Promise<string | undefined> {
   const dialog = byId('key-dialog', HTMLDialogElement)
   const form = byId('key-form', HTMLFormElement)

@@ -93,7 +93,7 @@ async function start(): Promise<void> {
     notice.say(`Second picture: ${encoded.source.title}.`)
   }
 
-  /** What the address carries. @returns whether it carries anything */
+  /** Shows the tokens in the page's address. @returns whether there are any */
   async function openFragment(): Promise<boolean> {
     const shared = fromFragment(location.hash, space)
     if (shared === undefined) return false
@@ -112,7 +112,7 @@ async function start(): Promise<void> {
 
   const fromFile = (file: File) => async (): Promise<Source> => ({ title: file.name || 'Pasted picture', file })
   const fromPhoto = (photo: Photo) => (signal: AbortSignal) => fetchPhoto(photo, signal)
-  /** What a person asks for takes away what failed before. */
+  /** A new action by the user clears the previous error. */
   const asked =
     <T>(open: (what: T) => Promise<unknown>) =>
     (what: T): void => {
@@ -134,7 +134,7 @@ async function start(): Promise<void> {
   )
   addEventListener('hashchange', asked(openFragment))
 
-  // The second picture is of no use before somebody looks there.
+  // The second picture is not needed before the user opens that part.
   const watcher = new IntersectionObserver((entries) => {
     if (!entries.some(({ isIntersecting }) => isIntersecting) || gallery[1] === undefined) return
     watcher.disconnect()
@@ -150,7 +150,7 @@ async function start(): Promise<void> {
   if (!opened && firstPhoto !== undefined) await openFirst(fromPhoto(firstPhoto))
 }
 
-/** Says what is served. */
+/** Shows what is served. */
 function describe({ name, length, imageSize, codebook, provider, version }: Info): void {
   byId('served', HTMLElement).textContent =
     `${name}: ${length} tokens of ${codebook.size.toLocaleString('en')} ids, ${imageSize} × ${imageSize} pixels, ` +

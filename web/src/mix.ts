@@ -9,7 +9,7 @@ export interface Sequence {
   tokens: readonly number[]
 }
 
-/** The head of one sequence and the tail of another, cut where the slider stands. */
+/** The head of one sequence and the tail of another, cut at the slider's position. */
 export class Mix {
   readonly #decoder: Decoder
   readonly #notice: Notice

@@ -1,9 +1,9 @@
 import { byId } from './dom.ts'
 
-// What is done sooner needs no word.
+// Faster work needs no message.
 const PATIENCE_MS = 400
 
-/** What goes on and what went wrong, to eyes and ears: a status line, a bar while work lasts, an alert. */
+/** Reports progress and errors, also to screen readers: a status line, a bar during work, an alert. */
 export class Notice {
   readonly #status = byId('status', HTMLElement)
   readonly #bar = byId('progress', HTMLElement)
@@ -15,24 +15,24 @@ export class Notice {
     byId('alert-close', HTMLButtonElement).addEventListener('click', () => this.clear())
   }
 
-  /** Said once, politely. */
+  /** Announced once, with `polite` priority. */
   say(text: string): void {
     this.#status.textContent = text
   }
 
-  /** Something the user waited for failed. */
+  /** Reports that something the user waited for has failed. */
   fail(error: unknown): void {
     this.#alertText.textContent = error instanceof Error ? error.message : String(error)
     this.#alert.hidden = false
   }
 
-  /** Takes the last failure away. */
+  /** Removes the last error. */
   clear(): void {
     this.#alert.hidden = true
     this.#alertText.textContent = ''
   }
 
-  /** Shows the bar while something is under way. */
+  /** Shows the bar while work is in progress. */
   busy(busy: boolean): void {
     this.#working += busy ? 1 : -1
     this.#bar.hidden = this.#working === 0
@@ -45,7 +45,7 @@ export class Notice {
     let said = false
     const timer = setInterval(() => {
       const seconds = Math.round((Date.now() - start) / 1000)
-      // Once to screen readers, then only to the eye.
+      // Announced once to screen readers, then only shown.
       if (!said) this.say(what)
       said = true
       this.#status.dataset.elapsed = seconds < 2 ? '' : `${seconds} s`

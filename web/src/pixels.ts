@@ -8,7 +8,7 @@ export interface Picture {
 }
 
 /**
- * Peak signal-to-noise ratio over red, green and blue, in dB; infinite where both are equal.
+ * Peak signal-to-noise ratio over red, green and blue, in dB; infinite if both are equal.
  *
  * @throws RangeError if the sizes differ
  */
@@ -70,7 +70,7 @@ export function difference(a: Picture, b: Picture, scale?: number): Difference {
   return { data, largest }
 }
 
-/** One grey all over. */
+/** A uniform grey. */
 export function grey(width: number, height: number): Picture {
   return { width, height, data: new Uint8ClampedArray(width * height * 4).fill(128) }
 }

@@ -1,7 +1,7 @@
-// From one token to all of them.
+// Time to play from one token to all of them.
 const DURATION_MS = 6000
 
-/** Lets k grow from 1 to `to`. Every doubling takes as long as the one before, since the first tokens carry the most. */
+/** Increases k from 1 to `to`. Every doubling takes the same time, since the first tokens carry the most. */
 export class Player {
   readonly #onStep: (k: number) => void
   readonly #onEnd: () => void
@@ -9,8 +9,8 @@ export class Player {
   #frame = 0
 
   /**
-   * @param options.isReady whether k can be shown; it is waited for
-   * @param options.onEnd it came to the end or was stopped
+   * @param options.isReady whether k can be shown; playing waits for it
+   * @param options.onEnd called when it has reached the end or was stopped
    */
   constructor(options: { isReady: (k: number) => boolean; onStep: (k: number) => void; onEnd: () => void }) {
     this.#isReady = options.isReady

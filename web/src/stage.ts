@@ -12,12 +12,12 @@ import { Strip } from './strip.ts'
 import { bytesOf } from './tokens.ts'
 import { bestWithin, type Thumbnail, thumbnailsOf } from './webp.ts'
 
-/** What is on the stage. */
+/** The content of the stage. */
 export interface Subject {
   title: string
   /** As the service encoded it, or as they came by link. */
   tokens: readonly number[]
-  /** The picture as the model sees it, where there is one and the browser can show it. */
+  /** The picture as the model sees it, if there is one and the browser can show it. */
   original?: { canvas: HTMLCanvasElement; bytes: number }
   photo?: Photo
 }
@@ -26,13 +26,13 @@ export interface Subject {
 const MISSING_SCALE = 128
 const calm = matchMedia('(prefers-reduced-motion: reduce)')
 
-/** The original beside what its tokens draw: how many of them, what each changes, what as many bytes of WebP are worth. */
+/** The original next to its reconstruction: from how many tokens, what each token changes, and a WebP of the same size. */
 export class Stage {
   readonly #decoder: Decoder
   readonly #info: Info
   readonly #notice: Notice
   readonly #onChange: () => void
-  /** Whether a part of the tokens is a picture. */
+  /** Whether a part of the tokens can be decoded. */
   readonly #grows: boolean
   readonly #slider = byId('shown', HTMLInputElement)
   readonly #play = byId('play', HTMLButtonElement)
@@ -44,7 +44,7 @@ export class Stage {
   #shown = 0
   #pixels: Picture | undefined
   #frames: Frames | undefined
-  /** Where prefixes are no pictures: the whole with another token at one position. */
+  /** For models whose prefixes do not decode: the whole sequence with another token at one position. */
   #others: Frames | undefined
   #thumbnails: Thumbnail[] | undefined | 'unknown' | 'impossible'
   #weighing = new AbortController()
@@ -128,7 +128,7 @@ export class Stage {
     return this.#frames?.get(this.#tokens.length)
   }
 
-  /** Says why there is no slider where there is none, and promises nothing that the model does not do. */
+  /** Explains a missing slider, and describes only what the model can do. */
   #explain(): void {
     byId('controls', HTMLElement).hidden = !this.#grows
     const hint = byId('no-prefix', HTMLElement)
@@ -202,7 +202,7 @@ export class Stage {
     this.#player.stop()
     this.#notice.clear()
     this.#load(tokens, this.#grows ? from : 0)
-    // What was edited is to be seen.
+    // The edit must be visible.
     this.#shown = Math.max(this.#shown, last + 1)
     this.#wantShown()
     if (this.#grows) this.#frames?.fill()
@@ -356,7 +356,7 @@ export class Stage {
     canvas.setAttribute('aria-label', `Map of what token ${position + 1} changes: ${note.textContent}`)
   }
 
-  /** While no token is pointed at: how far the picture is from the original. */
+  /** Shown while no token is pointed at: how much the picture differs from the original. */
   #renderMissing(canvas: HTMLCanvasElement, title: HTMLElement, note: HTMLElement): void {
     const picture = this.#frames?.get(this.#shown)
     canvas.parentElement?.classList.toggle('waiting', picture === undefined)

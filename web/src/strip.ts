@@ -60,7 +60,7 @@ export class Strip {
     }
   }
 
-  /** The first `shown` tokens are what the picture is of. */
+  /** Marks the first `shown` tokens, from which the picture is decoded. */
   light(shown: number): void {
     for (const [i, cell] of this.#cells.entries()) cell.classList.toggle('off', i >= shown)
   }

@@ -59,7 +59,7 @@ export class Take {
       await copyText(text)
       this.#notice.say(done)
     } catch {
-      // Then the user's own hand: the text stands selected.
+      // Otherwise the user copies by hand: the text is selected.
       if (text === this.#text.value) this.#text.select()
       this.#notice.say('The browser does not let this page copy. Copy it by hand, please.')
     }

@@ -1,16 +1,16 @@
 /** Tokens as bits, as text to copy and as a link to share. No browser needed. */
 
-/** Bits that tell one token of a codebook from the others. */
+/** Bits per token of a codebook. */
 export function bitsOf(codebookSize: number): number {
   return Math.max(1, Math.ceil(Math.log2(codebookSize)))
 }
 
-/** Whole bytes that so many tokens take. */
+/** Whole bytes for this many tokens. */
 export function bytesOf(tokens: number, codebookSize: number): number {
   return Math.ceil((tokens * bitsOf(codebookSize)) / 8)
 }
 
-/** Packs tokens bit by bit, the most significant first. The last byte is filled up with zeros. */
+/** Packs tokens bit by bit, the most significant first. The last byte is padded with zeros. */
 export function pack(tokens: readonly number[], bits: number): Uint8Array {
   const bytes = new Uint8Array(Math.ceil((tokens.length * bits) / 8))
   let at = 0
@@ -22,7 +22,7 @@ export function pack(tokens: readonly number[], bits: number): Uint8Array {
   return bytes
 }
 
-/** The first `count` tokens of what `pack` made. */
+/** The first `count` tokens of a result of `pack`. */
 export function unpack(bytes: Uint8Array, count: number, bits: number): number[] {
   return Array.from({ length: count }, (_, i) => {
     let token = 0
@@ -32,24 +32,24 @@ export function unpack(bytes: Uint8Array, count: number, bits: number): number[]
   })
 }
 
-/** What a link carries. */
+/** The content of a link. */
 export interface Shared {
   tokens: number[]
   /** How many of them are shown. */
   shown: number
-  /** File name of the gallery's photo that they are of, where they are of one. */
+  /** File name of their gallery photo, if they are from one. */
   photo?: string
 }
 
 export interface TokenSpace {
-  /** Digest of what tokens mean. */
+  /** Digest of the model. */
   model: string
   /** Longest sequence. */
   length: number
   codebookSize: number
 }
 
-/** The link is no link of this playground, or one whose tokens mean something else here. The message is for people. */
+/** The link is not from this playground, or its tokens mean something else here. The message is for people. */
 export class ShareError extends Error {}
 
 // Enough of the digest to tell models apart, and a link that can still be pasted.
@@ -106,7 +106,7 @@ export function fromFragment(fragment: string, { model, length, codebookSize }: 
 /** A NumPy file (.npy, format version 1): uint16 [length]. */
 export function toNpy(tokens: readonly number[]): Uint8Array<ArrayBuffer> {
   const text = `{'descr': '<u2', 'fortran_order': False, 'shape': (${tokens.length},), }`
-  // The data has to start at a multiple of 64; the header ends in a newline.
+  // The data must start at a multiple of 64; the header ends in a newline.
   const start = Math.ceil((10 + text.length + 1) / 64) * 64
   const bytes = new Uint8Array(start + 2 * tokens.length)
   const header = `\x93NUMPY\x01\x00\x00\x00${text}`.padEnd(start - 1, ' ')
@@ -121,7 +121,7 @@ export function toNpy(tokens: readonly number[]): Uint8Array<ArrayBuffer> {
 export type Snippet = 'json' | 'numpy' | 'curl'
 
 /**
- * Tokens as text to paste elsewhere. The key never is in it: only the name of a variable that holds it.
+ * Tokens as text to paste elsewhere. It never contains the key, only the name of a variable that holds it.
  *
  * @param keyed whether the service asks for an API key
  */

@@ -3,11 +3,11 @@ import { type Picture, psnr } from './pixels.ts'
 
 /** A small picture as a WebP file, and what it looks like scaled back up. */
 export interface Thumbnail {
-  /** Of the whole file. */
+  /** Size of the whole file, in bytes. */
   bytes: number
-  /** Pixels a side, in the file. */
+  /** Pixels per side, in the file. */
   side: number
-  /** Against the original, in dB. */
+  /** PSNR compared with the original, in dB. */
   psnr: number
   picture: Picture
 }
@@ -41,7 +41,7 @@ export async function search(
   return best
 }
 
-/** The best file of at most so many bytes; undefined where none is that small. */
+/** The best file of at most this many bytes; undefined if none is that small. */
 export function bestWithin(thumbnails: readonly Thumbnail[], bytes: number): Thumbnail | undefined {
   return thumbnails.findLast((thumbnail) => thumbnail.bytes <= bytes)
 }
@@ -49,7 +49,7 @@ export function bestWithin(thumbnails: readonly Thumbnail[], bytes: number): Thu
 /**
  * Thumbnails of a square picture, made by the browser.
  *
- * @returns undefined where the browser cannot write WebP
+ * @returns undefined if the browser cannot write WebP
  */
 export async function thumbnailsOf(
   original: HTMLCanvasElement,
@@ -82,7 +82,7 @@ async function toWebp(canvas: HTMLCanvasElement, quality: number): Promise<Blob 
 }
 
 /**
- * A WebP file with its picture alone. Chromium adds a colour profile of 456 bytes, more than all tokens take.
+ * A WebP file with only its picture. Chromium adds a colour profile of 456 bytes, more than all tokens take.
  *
  * @param file any WebP file; an animated or transparent one stays as it is
  */
@@ -92,7 +92,7 @@ export function withoutExtras(file: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBu
   let picture: Uint8Array | undefined
   for (let at = 12; at + 8 <= file.length; ) {
     const size = view.getUint32(at + 4, true)
-    // Chunks are filled up to an even size.
+    // Chunks are padded to an even size.
     const end = at + 8 + size + (size % 2)
     const name = fourCc(at)
     if (name === 'ANIM' || name === 'ALPH') return file

@@ -89,7 +89,7 @@ class AsyncTokenizer:
         return _array(answer)
 
     async def info(self) -> Info:
-        """The model and the limits, as the service has them now."""
+        """The current model and limits of the service."""
         return await self._service.info()
 
     async def close(self) -> None:
@@ -119,7 +119,7 @@ class AsyncTokenizer:
                     error.args = (f"{error} (item {error.item} of the list)",)
                 raise
 
-        # As many again as are in flight, so that a slow one holds up none.
+        # Twice the number in flight, so that a slow request does not delay the others.
         async with aclosing(in_order(requests, work, 2 * self._concurrency)) as results:
             async for result in results:
                 yield result

@@ -36,7 +36,7 @@ class Bundle:
     info: Info
     preparation: Preparation
     handover: Literal["ids", "state", "none"]
-    """What a stage gives to the next."""
+    """What a stage passes to the next one."""
     graphs: Mapping[str, Path]
     """The ONNX files by name: `encoder`, `mocet-1` to `mocet-k`, `decoder`."""
     codebook: NDArray[np.float32]
@@ -107,7 +107,7 @@ def _bundle(
     codebook = np.load(folder / "codebook.npy", allow_pickle=False)
     if codebook.shape != (size, dimension) or codebook.dtype != np.float32:
         found = f"{codebook.dtype} {list(codebook.shape)}"
-        raise BundleError(f"codebook.npy: is {found}, the manifest promises float32 {[size, dimension]}")
+        raise BundleError(f"codebook.npy: is {found}, but the manifest says float32 {[size, dimension]}")
     info = Info(
         name=manifest["name"],
         model=_digest(hashes[file] for file in meaning),
@@ -128,7 +128,7 @@ def _bundle(
 def _verify(folder: Path, files: Mapping[str, str]) -> None:
     for file, expected in files.items():
         if not FILE_NAME.fullmatch(file):
-            raise BundleError(f"{folder / 'manifest.json'}: {file!r} is no name of a file in the bundle's folder")
+            raise BundleError(f"{folder / 'manifest.json'}: {file!r} is not the name of a file in the bundle's folder")
         hash = hashlib.sha256()
         try:
             with (folder / file).open("rb") as opened:

@@ -55,7 +55,7 @@ class ItemError(NativetokError, ValueError):
 
 
 class ModelChangedError(NativetokError):
-    """The service now has another model than before, whose tokens mean something else. Connect anew."""
+    """The service now has another model than before, whose tokens mean something else. Connect again."""
 
 
 class UnreachableError(NativetokError):

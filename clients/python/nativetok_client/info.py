@@ -1,4 +1,4 @@
-"""What a tokenizer says of itself."""
+"""What a tokenizer reports about itself."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,16 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes in one request."""
+    """What the service accepts in one request."""
 
     images: int
-    """Images or sequences a request."""
+    """Images or sequences per request."""
     queue: int
     """Images and sequences of all clients that the service holds at once."""
     body_bytes: int
     json_body_bytes: int
     pixels: int
-    """Pixels an image."""
+    """Pixels per image."""
     request_seconds: float
 
 
@@ -28,7 +28,7 @@ class Info:
     model: str
     """Digest of what tokens mean. Keep it with the tokens: those of one digest mean nothing to another."""
     bundle: str
-    """Digest of every file of the bundle."""
+    """Digest of all files of the bundle."""
     image_size: int
     """Height and width of an image, in pixels."""
     length: int
@@ -38,7 +38,7 @@ class Info:
     codebook_size: int
     codebook_dimension: int
     kind: str = "causal"
-    """`causal`: a shorter encoding is a prefix of a longer one. `parallel`: a prefix means nothing."""
+    """`causal`: a shorter encoding is a prefix of a longer one. `parallel`: a prefix is meaningless."""
     prefixes: bool = True
     """Whether any prefix decodes."""
     limits: Limits | None = None

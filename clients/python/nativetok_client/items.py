@@ -56,7 +56,7 @@ def row_of(row: Row, item: int) -> NDArray[np.integer[Any]]:
     try:
         ids = np.asarray(row)
     except (ValueError, OverflowError) as error:
-        raise ItemError(f"row {item} is no sequence of integers: {error}", item) from error
+        raise ItemError(f"row {item} is not a sequence of integers: {error}", item) from error
     if ids.ndim != 1 or (ids.size > 0 and ids.dtype.kind not in "iu"):
         raise ItemError(f"row {item} must be integers [length], not {ids.dtype} {list(ids.shape)}", item)
     return ids.astype(np.int64) if ids.size == 0 else ids
@@ -96,7 +96,7 @@ def array_of(image: object, item: int) -> Pixels:
 def part_of(image: object, item: int, size: int) -> bytes | Pixels:
     """What is sent of an image: a file as it is; pixels as they are where they have the model's size, else as PNG.
 
-    Raises ItemError for what is no image, ImportError where Pillow would have to write the PNG and is not installed.
+    Raises ItemError if it is not an image, ImportError if Pillow must write the PNG and is not installed.
     """
     file = file_of(image, item)
     if file is not None:

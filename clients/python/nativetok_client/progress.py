@@ -6,11 +6,11 @@ from typing import Any, Protocol
 from nativetok_client.extras import needs
 
 SHORT_SECONDS = 2
-"""What is done sooner needs no bar."""
+"""Faster work needs no bar."""
 
 
 class Progress(Protocol):
-    """What counts finished items."""
+    """Counts finished items."""
 
     def update(self, n: int) -> object:
         """Counts `n` more."""
@@ -18,7 +18,7 @@ class Progress(Protocol):
 
 class _Silent:
     def update(self, n: int) -> object:
-        """Says nothing."""
+        """Shows nothing."""
 
 
 def progress_bar(items: object, unit: str, wanted: bool | None) -> AbstractContextManager[Progress]:

@@ -48,7 +48,7 @@ class RemoteTokenizer(Tokenizer):
         return self._loop.run(self._tokenizer.codebook())
 
     def info(self) -> Info:
-        """As `Tokenizer` says; asks the service anew."""
+        """As `Tokenizer` says; asks the service again."""
         return self._loop.run(self._tokenizer.info())
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ class RemoteTokenizer(Tokenizer):
 
 
 async def _cancel_others() -> None:
-    """Ends what the loop still does, such as a stream that nobody reads any more."""
+    """Ends the loop's remaining work, such as a stream that is no longer read."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
@@ -117,7 +117,7 @@ class _Loop:
             while (value := self.run(step())) is not done:
                 yield value
         finally:
-            # When the interpreter ends, the thread is gone and nobody would answer.
+            # When the interpreter ends, the thread is gone and there would be no answer.
             if not self.stopped and not sys.is_finalizing():
                 self.run(stream.aclose())
 

@@ -21,7 +21,7 @@ from nativetok_client.info import Info
 # Encode and decode are functions of what they are sent, so a request of which no answer came may be sent again.
 BROKEN = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.ProxyError)
 TURNED_AWAY = (429, 502, 503)
-"""Nothing was done; 502 is a proxy's word for a connection that failed behind it."""
+"""Statuses that mean nothing was done; a proxy sends 502 when its connection to the service failed."""
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 CONNECT_SECONDS = 10.0
@@ -122,7 +122,7 @@ class Service:
 
 
 def retry_after(value: str | None) -> float:
-    """Seconds that a `Retry-After` header asks for, in either of its forms; 1 where it is missing or makes no sense."""
+    """Seconds that a `Retry-After` header asks for, in either of its forms; 1 if it is missing or invalid."""
     if value is None:
         return 1.0
     try:
@@ -136,7 +136,7 @@ def retry_after(value: str | None) -> float:
 
 
 def _problem(response: httpx.Response) -> ProblemError:
-    """The problem document of an error's answer, or what stands for one where a proxy answered."""
+    """The problem document of an error's answer, or a substitute if a proxy answered."""
     try:
         problem = response.json()
     except (json.JSONDecodeError, UnicodeDecodeError):

@@ -79,7 +79,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Gives everything back. The tokenizer cannot be used any more."""
+        """Releases everything. The tokenizer cannot be used any more."""
 
     def encode(self, images: Images, length: int | None = None, *, progress: bool | None = None) -> Tokens:
         """Tokens uint16 [N, length] of N images, in their order.
@@ -131,5 +131,5 @@ class Tokenizer(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Gives everything back."""
+        """Releases everything."""
         self.close()

@@ -132,7 +132,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(tmp_path: Path) ->
     with pytest.raises(BundleError, match="format 3 is not supported"):
         Tokenizer.open(folder)
     rewrite(folder, lambda manifest: manifest.update(format=1, files={"../../secret": "0" * 64}))
-    with pytest.raises(BundleError, match="is no name of a file in the bundle"):
+    with pytest.raises(BundleError, match="is not the name of a file in the bundle"):
         Tokenizer.open(folder)
     with pytest.raises(BundleError, match=r"manifest\.json: cannot be read"):
         Tokenizer.open(tmp_path)

@@ -14,7 +14,7 @@ export class ProblemError extends NativetokError {
   /** The HTTP status. */
   readonly status: number
   readonly problem: Problem
-  /** Index in the caller's list of the image or row at fault, where it is one item's fault. */
+  /** Index in the caller's list of the image or row at fault, if one item is at fault. */
   readonly item: number | undefined
 
   constructor(status: number, problem: Problem, item?: number) {
@@ -31,7 +31,7 @@ export class ProblemError extends NativetokError {
   }
 }
 
-/** The service now has another model than before, whose tokens mean something else. Connect anew. */
+/** The service now has another model than before, whose tokens mean something else. Connect again. */
 export class ModelChangedError extends NativetokError {
   override name = 'ModelChangedError'
 }

@@ -38,7 +38,7 @@ export async function* inOrder<T, R>(
   }
 }
 
-/** A rejection before its turn is no unhandled one. */
+/** A rejection before its turn must not count as unhandled. */
 function handled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {})
   return promise

@@ -5,7 +5,7 @@ export type Info = components['schemas']['Info']
 export type Image = Blob | Uint8Array<ArrayBuffer>
 /** A sequence of token ids, whole or a prefix. */
 export type Row = readonly number[] | Uint16Array
-/** A list that is at hand, or comes as it is read. */
+/** A list in memory, or one that is read piece by piece. */
 export type Many<T> = Iterable<T> | AsyncIterable<T>
 
 /** Consecutive items of a list that go in one request. */
@@ -20,10 +20,10 @@ export interface Group<T> {
  * those of several requests into one batch.
  */
 const MOST_ITEMS = 64
-/** Bytes that a body takes beside its parts, and a part beside its content, at most. */
+/** Maximum overhead in bytes: of a body beyond its parts, and of a part beyond its content. */
 const OVERHEAD = 256
 
-/** Cuts images into requests within the service's limits. One that is too large for any goes alone, to be refused. */
+/** Cuts images into requests within the service's limits. One that is too large for any request is sent alone, and is refused. */
 export function imageGroups(images: Many<Image>, info: Info, concurrency: number): AsyncGenerator<Group<Image>> {
   const size = (image: Image) => OVERHEAD + (image instanceof Blob ? image.size : image.byteLength)
   return groups(images, size, mostItems(info, concurrency), info.limits.bodyBytes - OVERHEAD)
@@ -39,7 +39,7 @@ export async function* rowGroups(rows: Many<Row>, info: Info, concurrency: numbe
   yield* groups(arrays, size, mostItems(info, concurrency), most)
 }
 
-/** So many that as many requests as may be in flight fit into the service's queue. */
+/** The number of items per request with which all requests in flight fit into the service's queue. */
 export function mostItems({ limits }: Info, concurrency: number): number {
   return Math.max(1, Math.min(MOST_ITEMS, limits.images, Math.floor(limits.queue / concurrency)))
 }

@@ -3,14 +3,14 @@ import { ModelChangedError, type Problem, ProblemError, UnreachableError } from 
 import type { paths } from './openapi.ts'
 import type { Info } from './requests.ts'
 
-/** What `openapi-fetch` makes of an answer. */
+/** An answer as `openapi-fetch` returns it. */
 interface Answer {
   data?: unknown
   error?: unknown
   response: Response
 }
 
-/** Nothing was done; 502 is a proxy's word for a connection that failed behind it. */
+/** Statuses that mean nothing was done; a proxy sends 502 when its connection to the service failed. */
 const TURNED_AWAY = [429, 502, 503]
 const FIRST_PAUSE = 100
 const LONGEST_PAUSE = 2000
@@ -19,7 +19,7 @@ const SPARE = 15_000
 
 export interface ServiceOptions {
   apiKey?: string
-  /** Seconds that a request may spend being turned away before its error is thrown. */
+  /** Seconds that a request may be refused before its error is thrown. */
   patience: number
   fetch?: typeof fetch
 }
@@ -40,7 +40,7 @@ export class Service {
     this.client = createClient<paths>({ baseUrl: this.#url, headers, fetch: options.fetch })
   }
 
-  /** `GET /info`. Where it is not `patient`, a service that is not there is an error at once. */
+  /** `GET /info`. If not `patient`, an unreachable service is an error at once. */
   async info(signal: AbortSignal | undefined, patient = true): Promise<Info> {
     const info = await this.send<Info>((signal) => this.client.GET('/info', { signal }), signal, patient)
     this.#deadline = info.limits.requestSeconds * 1000
@@ -101,7 +101,7 @@ export class Service {
   }
 }
 
-/** Milliseconds that a `Retry-After` header asks for, in either of its forms; 1,000 where it is missing or makes no sense. */
+/** Milliseconds in a `Retry-After` header, in either of its forms; 1,000 if it is missing or invalid. */
 export function retryAfter(value: string | null): number {
   if (value === null) return 1000
   if (/^\s*\d+\s*$/.test(value)) return Number(value) * 1000
@@ -118,7 +118,7 @@ function reasonOf(error: Error): string {
   return error.cause instanceof Error && error.cause.message ? error.cause.message : error.message
 }
 
-/** The problem document of an error's answer, or what stands for one where a proxy answered. */
+/** The problem document of an error's answer, or a substitute if a proxy answered. */
 function problemOf(error: unknown, response: Response): Problem {
   if (typeof error === 'object' && error !== null && 'title' in error) return error as Problem
   const detail = typeof error === 'string' ? error.slice(0, 200) : ''

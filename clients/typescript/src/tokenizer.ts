@@ -7,26 +7,26 @@ import { Service } from './service.ts'
 type Schemas = components['schemas']
 
 export interface ConnectOptions {
-  /** The service's, where it wants one. */
+  /** The service's API key, if it needs one. */
   apiKey?: string
-  /** Requests in flight at once, at most. */
+  /** Maximum number of requests in flight. */
   concurrency?: number
-  /** Seconds that a request may spend being turned away, or without a connection, before its error is thrown. */
+  /** Seconds that a request may be refused or without a connection before its error is thrown. */
   patience?: number
-  /** Another `fetch` than the platform's, to go through a proxy for instance. */
+  /** A `fetch` to use instead of the platform's, for example to go through a proxy. */
   fetch?: typeof fetch
   signal?: AbortSignal
 }
 
 export interface WorkOptions {
-  /** Ends the call; what is under way is closed. */
+  /** Ends the call and aborts its requests. */
   signal?: AbortSignal
-  /** Told how many items are done, as they are. */
+  /** Called with the number of finished items. */
   onProgress?: (done: number) => void
 }
 
 export interface EncodeOptions extends WorkOptions {
-  /** Tokens an image, by default the model's whole sequence. Of a causal model they are the first ones of the whole. */
+  /** Tokens per image, by default the model's whole sequence. With a causal model, the first ones of the whole sequence. */
   length?: number
 }
 
@@ -40,7 +40,7 @@ export interface DecodeOptions extends WorkOptions {
 export interface Codebook {
   size: number
   dimension: number
-  /** Row after row. */
+  /** Row by row. */
   values: Float32Array<ArrayBuffer>
 }
 
@@ -67,8 +67,8 @@ export class Tokenizer {
   /**
    * Connects to a service.
    *
-   * @throws UnreachableError at once where no service answers
-   * @throws ProblemError where it refuses, a wrong API key for instance
+   * @throws UnreachableError at once if no service answers
+   * @throws ProblemError if it refuses, for example because of a wrong API key
    */
   static async connect(url: string | URL, options: ConnectOptions = {}): Promise<Tokenizer> {
     const { concurrency = 4, patience = 120, signal, ...rest } = options
@@ -146,7 +146,7 @@ export class Tokenizer {
     return { ...this.known.codebook, values }
   }
 
-  /** The model and the limits, as the service has them now. */
+  /** The current model and limits of the service. */
   info({ signal }: { signal?: AbortSignal } = {}): Promise<Info> {
     return this.#service.info(signal)
   }

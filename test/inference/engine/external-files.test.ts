@@ -5,13 +5,13 @@ import { test } from 'node:test'
 import { externalFiles } from '../../../src/inference/engine/external-files.ts'
 import { BUNDLE, tinyBundle } from '../../helpers/bundle.ts'
 
-test('finds the files that a graph takes weights from', async () => {
+test('it finds the files that a graph takes weights from', async () => {
   const parallel = tinyBundle('parallel')
   assert.deepEqual(externalFiles(await readFile(join(parallel, 'encoder.onnx'))), ['encoder.weights'])
   assert.deepEqual(externalFiles(await readFile(join(BUNDLE, 'decoder.onnx'))), [])
 })
 
-test('reads names of more than 127 bytes, each once', () => {
+test('it reads names of more than 127 bytes, each once', () => {
   const entry = (name: string) =>
     Buffer.concat([
       Buffer.from('\x0a\x08location\x12', 'latin1'),

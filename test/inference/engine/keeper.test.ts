@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import type { Engine, EngineEnd } from '../../../src/inference/engine/engine.ts'
 import { EngineKeeper } from '../../../src/inference/engine/keeper.ts'
 
-/** An engine of which only the end matters. */
+/** An engine that only ends. */
 class MortalEngine implements Engine {
   over = false
   answered = 0
@@ -29,7 +29,7 @@ class MortalEngine implements Engine {
   }
 }
 
-test('replaces an engine that ends, tries again when that fails, and stops when closed', async () => {
+test('it replaces an engine that ends, tries again when that fails, and stops when closed', async () => {
   const events: string[] = []
   const revived = Promise.withResolvers<MortalEngine>()
   let starts = 0
@@ -58,7 +58,7 @@ test('replaces an engine that ends, tries again when that fails, and stops when 
   assert.equal(events.length, 5)
 })
 
-test('closing while a successor starts ends that one too', async () => {
+test('closing while a replacement starts ends the replacement too', async () => {
   const starting = Promise.withResolvers<void>()
   const start = Promise.withResolvers<Engine>()
   const first = new MortalEngine()

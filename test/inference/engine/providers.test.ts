@@ -5,7 +5,7 @@ import { chooseProvider, explainCuda, setTf32 } from '../../../src/inference/eng
 import { BundleError, type Provider } from '../../../src/inference/inference.ts'
 import { startInference } from '../support.ts'
 
-/** Starts on the providers that are there. */
+/** A start function that works on the given providers. */
 function startOn(...there: Provider[]) {
   const tried: Provider[] = []
   const start = async (provider: Provider) => {
@@ -16,7 +16,7 @@ function startOn(...there: Provider[]) {
   return { tried, start }
 }
 
-test('auto takes CUDA where it starts', async () => {
+test('auto chooses CUDA if it starts', async () => {
   const { tried, start } = startOn('cuda', 'cpu')
   assert.deepEqual(await chooseProvider('auto', start, true), {
     provider: 'cuda',
@@ -26,7 +26,7 @@ test('auto takes CUDA where it starts', async () => {
   assert.deepEqual(tried, ['cuda'])
 })
 
-test('auto takes the CPU where CUDA does not start, and says why', async () => {
+test('auto chooses the CPU if CUDA does not start, and gives the reason', async () => {
   const { tried, start } = startOn('cpu')
   assert.deepEqual(await chooseProvider('auto', start, true), {
     provider: 'cpu',
@@ -36,7 +36,7 @@ test('auto takes the CPU where CUDA does not start, and says why', async () => {
   assert.deepEqual(tried, ['cuda', 'cpu'])
 })
 
-test('auto does not try CUDA where it is not installed, and says so', async () => {
+test('auto does not try CUDA if it is not installed, and says so', async () => {
   const { tried, start } = startOn('cpu')
   const { provider, reason } = await chooseProvider('auto', start, false)
   assert.equal(provider, 'cpu')
@@ -44,7 +44,7 @@ test('auto does not try CUDA where it is not installed, and says so', async () =
   assert.deepEqual(tried, ['cpu'])
 })
 
-test('what was asked for is all that is tried', async () => {
+test('only the requested provider is tried', async () => {
   const cpu = startOn('cuda', 'cpu')
   assert.equal((await chooseProvider('cpu', cpu.start)).started, 'engines on cpu')
   assert.deepEqual(cpu.tried, ['cpu'])
@@ -56,7 +56,7 @@ test('what was asked for is all that is tried', async () => {
   assert.deepEqual(cuda.tried, ['cuda'])
 })
 
-test('a wrong bundle is not taken for a missing CUDA', async () => {
+test('a wrong bundle is not reported as missing CUDA', async () => {
   const wrong = new BundleError('decoder.onnx: has no input named tokens')
   for (const requested of ['auto', 'cuda'] as const) {
     await assert.rejects(
@@ -66,7 +66,7 @@ test('a wrong bundle is not taken for a missing CUDA', async () => {
   }
 })
 
-test('the service starts on this machine’s best provider, or says that CUDA is not there', async () => {
+test('the service starts on this machine’s best provider, or reports that CUDA does not load', async () => {
   const { inference } = await startInference({ provider: 'auto' })
   const { provider, providerReason } = inference.info
   assert.match(providerReason, provider === 'cuda' ? /^CUDA loads$/ : /^CUDA does not load: \S/)
@@ -77,7 +77,7 @@ test('the service starts on this machine’s best provider, or says that CUDA is
   }
 })
 
-test('a reason of several lines becomes one sentence', async () => {
+test('a reason with several lines becomes one sentence', async () => {
   const failing = () => Promise.reject(new Error('CUDA failure 35:\n  the driver is too old'))
   await assert.rejects(chooseProvider('cuda', failing), {
     message: 'CUDA was requested and does not load: CUDA failure 35: the driver is too old',
@@ -104,17 +104,17 @@ const failures: [what: string, platform: string, loadError: string, sentence: Re
   ],
 ]
 for (const [what, platform, loadError, sentence] of failures) {
-  test(`where CUDA lacks ${what}, the reason says so and what to do`, () => {
+  test(`if CUDA lacks ${what}, the reason says so and what to do`, () => {
     assert.match(explainCuda('encoder.onnx: invalid device ordinal', platform, loadError), sentence)
   })
 }
 
-test('what it tells to run is there', () => {
+test('the script in the message exists', () => {
   const command = explainCuda('', 'linux x64', noFile(library)).match(/`\S+ node (\S+)`/)?.[1]
   assert.ok(command && existsSync(command), command)
 })
 
-test('TensorFloat-32 is forbidden to CUDA unless asked for, whatever the environment says', () => {
+test('CUDA must not use TensorFloat-32 unless requested, whatever the environment says', () => {
   const env: NodeJS.ProcessEnv = { NVIDIA_TF32_OVERRIDE: '1' }
   setTf32(env, false)
   assert.deepEqual(env, { NVIDIA_TF32_OVERRIDE: '0' })

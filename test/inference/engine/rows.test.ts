@@ -26,15 +26,15 @@ test('parts are joined in order, and a single one is not copied', () => {
   assert.throws(() => joinParts([]), RangeError)
 })
 
-test('rows are filled up with zeros', () => {
+test('rows are padded with zeros', () => {
   assert.deepEqual(fillRows(Int32Array.of(1, 2, 3, 4, 5, 6), 3, 4), Int32Array.of(1, 2, 3, 4, 5, 6, 0, 0))
-  // A view of a larger buffer must not bring along what lies behind it.
+  // A view of a larger buffer must not include what follows it.
   const view = Float32Array.of(0.5, 1.5, 9, 9).subarray(0, 2)
   assert.deepEqual(fillRows(view, 1, 2), Float32Array.of(0.5, 1.5, 0, 0))
   assert.equal(fillRows(view, 1, 1), view)
 })
 
-test('a batch runs at the next pinned size, and as it is where none is pinned', () => {
+test('a batch runs at the next pinned size, or at its own size if none is pinned', () => {
   const batches = { max: 100, sizes: [1, 2, 4, 8, 16, 32, 64, 100], part: 8 }
   const sizes = (pinned: boolean) => [1, 2, 3, 5, 64, 65, 100].map((rows) => rowsToRun(rows, { ...batches, pinned }))
   assert.deepEqual(sizes(true), [1, 2, 4, 8, 64, 100, 100])

@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Sequential):
-    """Blocks one after the other."""
+    """A sequence of blocks."""
 
     def __init__(self, trunk: Trunk) -> None:
         super().__init__(*(Block(trunk.width, trunk.heads) for _ in range(trunk.layers)))
@@ -78,6 +78,6 @@ class Transformer(nn.Sequential):
         return [block for block in self if isinstance(block, Block)]
 
     def set_heads(self, heads: int) -> None:
-        """Cut the rows into so many heads from now on; no weight changes."""
+        """Split the rows into this many heads from now on; no weight changes."""
         for block in self.blocks():
             block.attn.heads = heads

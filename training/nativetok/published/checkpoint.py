@@ -43,7 +43,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if name.startswith("loss."):
             continue
         if not isinstance(tensor, Tensor):
-            raise CheckpointError(f'{path.name} is no file of weights: "{name}" is not a tensor')
+            raise CheckpointError(f'{path.name} is not a file of weights: "{name}" is not a tensor')
         if name in tensors:
             raise CheckpointError(f'{path.name} has "{name}" twice, with and without "module."')
         tensors[name] = tensor.detach()

@@ -404,7 +404,7 @@ def _maskgit_pixels(g: Writer, x: str, model: TiTok | NativeTok) -> str:
 
 
 def _own_pixels(g: Writer, x: str, model: TiTok | NativeTok) -> str:
-    """Rows of patches [B, N, W] to pixels [B, 3, S, S] that the decoder draws itself."""
+    """Rows of patches [B, N, W] to pixels [B, 3, S, S], which the decoder computes itself."""
     side, patch = model.decoder.side, model.sizes.decoder.patch
     conv_out, ffn = model.decoder.conv_out, _conv(model.decoder.ffn[0])
     assert conv_out is not None

@@ -1,4 +1,4 @@
-"""Holds a bundle's graphs, run with ONNX Runtime on the CPU, against the PyTorch module they were written from."""
+"""Compares a bundle's graphs, run with ONNX Runtime on the CPU, with the PyTorch module they were written from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +26,12 @@ NOISE = 4
 
 
 class ParityError(Exception):
-    """The graphs do not do what PyTorch does."""
+    """The graphs do not give the same results as PyTorch."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What graphs make of images."""
+    """The results of the graphs for images."""
 
     tokens: NDArray[np.int32]
     codes: NDArray[np.float32]
@@ -82,7 +82,7 @@ def _session(folder: Path, name: str, tap: str = "") -> Iterator[onnxruntime.Inf
 
 @torch.no_grad()
 def check(model: Tokenizer, folder: Path, images: NDArray[np.uint8]) -> dict[str, float | int]:
-    """Hold a bundle against its module on images uint8 [B, S, S, 3]; return the figures. Raises ParityError.
+    """Compare a bundle with its module on images uint8 [B, S, S, 3]; return the figures. Raises ParityError.
 
     Codes differ from those computed in float64 by 2e-5 at most, relative to their spread where that is more than 1, and
     pixels from PyTorch's by 5e-5; where weights make float32 itself noisier than that, by `NOISE` times what PyTorch's
@@ -104,7 +104,7 @@ def check(model: Tokenizer, folder: Path, images: NDArray[np.uint8]) -> dict[str
     differs = tokens.numpy() != encoded.tokens
     got = torch.from_numpy(encoded.tokens)
     if differs.any() and not _ties(exact.quantize, reference, torch.from_numpy(encoded.codes), got):
-        raise ParityError(f"{differs.sum()} of {differs.size} tokens differ from PyTorch's and are no ties")
+        raise ParityError(f"{differs.sum()} of {differs.size} tokens differ from PyTorch's and are not ties")
     figures: dict[str, float | int] = {
         "images": len(images),
         "tokens": differs.size,

@@ -67,7 +67,7 @@ class Level(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Draws pictures of mixed codes."""
+    """Decodes mixed codes to pictures."""
 
     def __init__(self, sizes: PixelSizes) -> None:
         super().__init__()

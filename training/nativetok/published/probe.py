@@ -17,9 +17,9 @@ from nativetok.published.recognise import Recognised, load
 from nativetok.published.tokenizer import Tokenizer, to_uint8
 
 MARGIN = 1.0
-"""Decibels by which a candidate must beat all others, and each photo's mean colour."""
+"""The margin in dB by which a candidate must beat all others and each photo's mean colour."""
 NARROWEST, WIDEST = 16, 256
-"""Widths of a head that are tried; transformers under 256 wide may have narrower ones, down to half of that."""
+"""Head widths to try; transformers under 256 wide may have narrower ones, down to half of that."""
 
 
 @dataclass(frozen=True)

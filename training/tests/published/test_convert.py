@@ -71,7 +71,7 @@ def broken(folder: Path) -> dict[Path, str]:
         folder / "text.safetensors": r"text\.safetensors is damaged or not a \.safetensors file",
         folder / "plain.bin": r"plain\.bin is (refused: it holds more than tensors|damaged)",
         folder / "code.bin": r"code\.bin is refused: it holds more than tensors \(\S*print\)",
-        folder / "number.bin": r'number\.bin is no file of weights: "encoder\.weight" is not a tensor',
+        folder / "number.bin": r'number\.bin is not a file of weights: "encoder\.weight" is not a tensor',
         folder / "none.bin": r"none\.bin holds no weights",
         folder / "absent.bin": r"absent\.bin is not a file",
     }
