@@ -37,7 +37,7 @@ const COPIES_OF_INSIDE = 3
  * Activations per pixel that is run on at once, in bytes. Models with external weights are the large ones, with convolutions
  * at the full size of the image.
  */
-const BYTES_A_PIXEL = { inside: 700, outside: 2200 }
+const BYTES_PER_PIXEL = { inside: 700, outside: 2200 }
 
 /**
  * Minimum threads per engine of a large model. Measured on TiTok-S-128: two threads use the same processor time per image
@@ -70,7 +70,7 @@ export function memoryOf({ graphs, imageSize }: ModelSize, threads: number): { s
       ENGINE_BYTES +
       COPIES_OF_INSIDE * inside +
       sum(packed) +
-      BYTES_A_PIXEL[external.size > 0 ? 'outside' : 'inside'] * pixels,
+      BYTES_PER_PIXEL[external.size > 0 ? 'outside' : 'inside'] * pixels,
   }
 }
 

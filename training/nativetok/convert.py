@@ -1,7 +1,7 @@
 """Convert a published checkpoint to a bundle: `python -m nativetok.convert CHECKPOINT --out models/NAME`.
 
-Takes TiTok's checkpoints (legacy and newer, with a codebook) and NativeTok's. The graphs are held against PyTorch
-before the bundle takes its place; where anything is wrong, one sentence says what and nothing is left behind.
+Accepts checkpoints of TiTok (legacy and newer, with a codebook) and of NativeTok. The graphs are compared with PyTorch
+before the bundle is put in place. If anything is wrong, one sentence says what, and nothing is left behind.
 """
 
 import argparse

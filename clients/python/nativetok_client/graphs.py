@@ -15,7 +15,7 @@ class Graphs:
     """The loaded graphs of a bundle. A run blocks; ONNX Runtime lets other threads go on meanwhile."""
 
     def __init__(self, bundle: Bundle, threads: int | None):
-        """Load every graph, to run on `threads` threads or on one a core. The files are verified already."""
+        """Load every graph, to run on `threads` threads, by default one per core. The files are verified already."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         # As the service has it: what waits busily takes cores from those who decode images, and the arena gives nothing

@@ -63,7 +63,7 @@ class Writer(StoredGraph):
         super().__init__(folder, name, storage, sum(p.numel() for part in parts for p in part.parameters()))
 
     def value(self, tensor: Tensor) -> str:
-        """A constant of a weight as it is."""
+        """A constant that holds a weight unchanged."""
         return self.weight(_array(tensor))
 
     def number(self, value: float) -> str:

@@ -68,7 +68,7 @@ def draw(folder: Path, tokens: NDArray[np.int32]) -> tuple[NDArray[np.uint8], ND
 
 @contextmanager
 def _session(folder: Path, name: str, tap: str = "") -> Iterator[onnxruntime.InferenceSession]:
-    """A graph of a bundle, with one of its inner values as an output besides."""
+    """A graph of a bundle, with one of its inner values as an additional output."""
     model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
     if tap:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(tap))
