@@ -77,7 +77,7 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
 function sentenceOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   if ('code' in error && error.code === 'EADDRINUSE')
-    return 'the port is in use by another process; choose another one with --port'
+    return `port ${'port' in error ? error.port : ''} is in use by another process; choose another one with --port`
   return error.message
 }
 

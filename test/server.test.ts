@@ -29,7 +29,7 @@ async function start(...args: string[]) {
   const said = (pattern: RegExp) => lines.map(({ msg }) => pattern.exec(String(msg))).find((match) => match !== null)
   await until(() => said(/^try: /) !== undefined || child.exitCode !== null)
   const base = said(/^listening on (\S+)/)?.[1] as string
-  const pid = Number(lines.find(({ msg }) => msg === 'engine ready')?.pid)
+  const pid = Number(lines.find(({ msg }) => msg === 'engine ready')?.enginePid)
   return { child, lines, said, base, engine: pid, exit: once(child, 'exit') as Promise<[number | null]> }
 }
 
@@ -133,12 +133,12 @@ test('signals to the whole process group under npm, which repeats them, lose no 
       detached: true,
     })
     try {
-      const lines: { msg?: string; pid?: number }[] = []
+      const lines: { msg?: string; enginePid?: number }[] = []
       createInterface(npm.stdout).on('line', (line) => line.startsWith('{') && lines.push(JSON.parse(line)))
       const said = (pattern: RegExp) => lines.find(({ msg }) => pattern.test(`${msg}`))
       await until(() => said(/^try: /) !== undefined || npm.exitCode !== null)
       const base = said(/^listening on /)?.msg?.replace('listening on ', '') as string
-      const engine = Number(said(/^engine ready$/)?.pid)
+      const engine = Number(said(/^engine ready$/)?.enginePid)
       process.kill(engine, 'SIGSTOP')
       const accepted = Array.from({ length: 8 }, () => encode(base))
       await until(async () => /images_in_flight 8/.test(await (await fetch(`${base}/metrics`)).text()))
@@ -191,7 +191,7 @@ test('an error at startup is one sentence and exit code 1', async () => {
   const cases: [string[], RegExp][] = [
     [['--model', `${root}/test/fixtures`], /manifest\.json/],
     [['--port', 'http'], /--port/],
-    [['--model', BUNDLE, '--provider', 'cpu', '--port', port], /port is in use/],
+    [['--model', BUNDLE, '--provider', 'cpu', '--port', port], /port \d+ is in use/],
   ]
   for (const [args, sentence] of cases) {
     const { code, stderr } = await outcome(...args)

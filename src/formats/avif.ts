@@ -32,7 +32,14 @@ const codecs: Record<string, string> = {
   ...{ heic: 'HEIC', heix: 'HEIC', heim: 'HEIC', heis: 'HEIC', hevc: 'HEIC', hevx: 'HEIC', hevm: 'HEIC', hevs: 'HEIC' },
   ...{ avci: 'HEIF with AVC', avcs: 'HEIF with AVC', jpeg: 'HEIF with JPEG', jpgs: 'HEIF with JPEG' },
   ...{ j2ki: 'HEIF with JPEG 2000', j2is: 'HEIF with JPEG 2000', vvic: 'HEIF with VVC', vvis: 'HEIF with VVC' },
-  ...{ 'crx ': 'a camera raw (CR3)', isom: 'a film', iso2: 'a film', mp41: 'a film', mp42: 'a film', 'qt  ': 'a film' },
+  ...{
+    'crx ': 'a camera raw (CR3)',
+    isom: 'a video',
+    iso2: 'a video',
+    mp41: 'a video',
+    mp42: 'a video',
+    'qt  ': 'a video',
+  },
 }
 const av1Brands = ['avif', 'avis', 'avio']
 const neutralBrands = ['mif1', 'mif2', 'mif3', 'msf1', 'miaf', 'MiHB', 'MA1A', 'MA1B']

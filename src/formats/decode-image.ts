@@ -177,7 +177,7 @@ async function reasonOf(bytes: Buffer, { size, maxPixels }: DecodeOptions): Prom
   try {
     const [width, height] = await sizeOf(bytes)
     if (width * height > maxPixels) {
-      const message = `has too many pixels: ${width} x ${height}, and ${maxPixels} is the limit`
+      const message = `has too many pixels: ${width} x ${height}, and ${maxPixels} is the limit (--max-pixels)`
       return new ImageError('too-many-pixels', message)
     }
     const [shorter, longer] = [Math.min(width, height), Math.max(width, height)]

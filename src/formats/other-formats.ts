@@ -21,7 +21,7 @@ const signatures: [name: string, offset: number, signature: string][] = [
   ['FITS', 0, 'SIMPLE  ='],
   ['DICOM', 128, 'DICM'],
   ['a NumPy array', 0, '\x93NUMPY'],
-  ['a film', 0, '\x1aE\xdf\xa3'],
+  ['a video', 0, '\x1aE\xdf\xa3'],
   ['a ZIP archive', 0, 'PK\x03\x04'],
   ['a camera raw (ORF)', 0, 'IIRO'],
   ['a camera raw (ORF)', 0, 'IIRS'],
@@ -31,7 +31,7 @@ const signatures: [name: string, offset: number, signature: string][] = [
   ['gzip', 0, '\x1f\x8b'],
 ]
 const portableAnymap = /^P[1-7Ff]\s/
-const svg = /^(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]/i
+const svg = /^(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--[\s\S]*?-->\s*)*(<!DOCTYPE\s+svg\b|<(\w+:)?svg[\s>/:])/i
 const html = /^(\xef\xbb\xbf)?\s*(<!doctype html|<html)/i
 
 /** The name of an unsupported format, from a file's first bytes. */

@@ -72,14 +72,14 @@ export class Admission {
   images = 1
 
   private readonly limits: Limits
-  private readonly bodyLimit: number
+  private readonly bodyLimit: BodyLimit
   private readonly reservation: Reservation
   private readonly controller = new AbortController()
   private readonly timer: NodeJS.Timeout
   private bytes = 0
 
   /** @throws QueueFullError if there is no place for even one image, or not enough time */
-  constructor(limits: Limits, bodyLimit: number) {
+  constructor(limits: Limits, bodyLimit: BodyLimit) {
     this.limits = limits
     this.bodyLimit = bodyLimit
     const { requestTimeout } = limits.config
@@ -101,9 +101,7 @@ export class Admission {
   /** Counts bytes of the body as they arrive. */
   receive(bytes: number): void {
     this.signal.throwIfAborted()
-    if (this.bytes + bytes > this.bodyLimit) {
-      throw new Problem('too-many-bytes', `the body is larger than ${this.bodyLimit} bytes`)
-    }
+    if (this.bytes + bytes > this.bodyLimit.bytes) throw tooLarge(this.bodyLimit)
     this.limits.inflight.take(bytes)
     this.bytes += bytes
   }
@@ -113,7 +111,7 @@ export class Admission {
     this.signal.throwIfAborted()
     const { maxImages } = this.limits.config
     if (images > maxImages)
-      throw new Problem('too-many-images', `the request has more than ${maxImages} images or sequences`)
+      throw new Problem('too-many-images', `the request has more than ${maxImages} images or sequences (--max-images)`)
     if (images > this.images) {
       this.reservation.grow(images - this.images)
       this.images = images
@@ -207,16 +205,28 @@ interface AdmissionHooks {
   onResponse: onResponseAsyncHookHandler
 }
 
+/** The largest body that a request may have. */
+interface BodyLimit {
+  bytes: number
+  /** The flag that sets it. */
+  setting: string
+}
+
+function tooLarge({ bytes, setting }: BodyLimit): Problem {
+  return new Problem('too-many-bytes', `the body is larger than ${bytes} bytes (${setting})`)
+}
+
 /** The hooks of encode and decode: they admit a request before its body is read, and add the timing headers. */
 export function admissionHooks(limits: Limits): AdmissionHooks {
   const { config, inference } = limits
 
   return {
     async onRequest(request, reply) {
-      const limit = mediaTypeOf(request) === 'application/json' ? config.jsonBodyLimit : config.bodyLimit
-      if (Number(request.headers['content-length']) > limit) {
-        throw new Problem('too-many-bytes', `the body is larger than ${limit} bytes`)
-      }
+      const limit: BodyLimit =
+        mediaTypeOf(request) === 'application/json'
+          ? { bytes: config.jsonBodyLimit, setting: '--json-body-limit' }
+          : { bytes: config.bodyLimit, setting: '--body-limit' }
+      if (Number(request.headers['content-length']) > limit.bytes) throw tooLarge(limit)
       const admission = new Admission(limits, limit)
       request.admission = admission
       reply.raw.once('close', () => {

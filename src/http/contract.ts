@@ -104,12 +104,32 @@ export const describeSchemaErrors: NonNullable<RouteShorthandOptions['schemaErro
   const steps = found.instancePath.split('/').slice(1)
   const place = steps.map((step) => (/^\d+$/.test(step) ? `[${step}]` : `.${step}`)).join('')
   if (part === 'querystring' && found.keyword === 'additionalProperties') return unknownParameter(found)
-  const extra = found.keyword === 'additionalProperties' ? `: ${found.params.additionalProperty}` : ''
   const [item, position] = steps.filter((step) => /^\d+$/.test(step)).map(Number)
-  return new Problem('malformed', `${part === 'querystring' ? 'query' : part}${place} ${found.message}${extra}`, {
+  return new Problem('malformed', `${part === 'querystring' ? 'query' : part}${place} ${faultOf(found)}`, {
     ...(item !== undefined && { item }),
     ...(position !== undefined && { position }),
   })
+}
+
+/** What is wrong, where the validator's own words are not plain English. */
+function faultOf({ keyword, params, message = 'is not valid' }: ErrorObject): string {
+  switch (keyword) {
+    case 'type':
+      return `must be ${/^[aeiou]/.test(params.type) ? 'an' : 'a'} ${params.type}`
+    case 'enum':
+      return `must be one of ${params.allowedValues.join(', ')}`
+    case 'minimum':
+      return `must be at least ${params.limit}`
+    case 'maximum':
+      return `must be at most ${params.limit}`
+    case 'minItems':
+    case 'minLength':
+      return 'must not be empty'
+    case 'additionalProperties':
+      return `must not have the property ${JSON.stringify(params.additionalProperty)}`
+    default:
+      return message
+  }
 }
 
 /** Names the unknown parameter and the one that was probably meant. */

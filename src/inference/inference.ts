@@ -335,6 +335,6 @@ async function startEngine(
     onStderr: (line) => (loading ? log.info({ line }, 'engine output') : log.warn({ line }, 'engine output')),
   })
   loading = false
-  log.info({ pid: engine.pid, provider, device, threads, maxBatch: batches.max }, 'engine ready')
+  log.info({ enginePid: engine.pid, provider, device, threads, maxBatch: batches.max }, 'engine ready')
   return engine
 }

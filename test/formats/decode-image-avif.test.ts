@@ -41,7 +41,7 @@ test('HEIC and videos are refused by name, whatever the brand', async () => {
     }
   }
   const film = Buffer.from('\0\0\0\x18ftypmp42\0\0\0\0mp42isom\0\0\0\x08free', 'latin1')
-  await assert.rejects(decode(film), { reason: 'unsupported', message: /film/ })
+  await assert.rejects(decode(film), { reason: 'unsupported', message: /video/ })
   const raw = Buffer.from('\0\0\0\x18ftypcrx \0\0\0\x01crx isom\0\0\0\x08free', 'latin1')
   await assert.rejects(decode(raw), { reason: 'unsupported', message: /camera raw \(CR3\)/ })
 })

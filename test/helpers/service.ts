@@ -70,7 +70,7 @@ export function formOf(images: Buffer<ArrayBuffer>[]): FormData {
 
 /** The process ids of engines, in the order in which they started. */
 export function enginePids({ lines }: Backend): number[] {
-  return lines.filter((line) => line.msg === 'engine ready').map((line) => Number(line.pid))
+  return lines.filter((line) => line.msg === 'engine ready').map((line) => Number(line.enginePid))
 }
 
 /** Waits until a condition holds. The test runner's timeout is the limit. */

@@ -23,7 +23,7 @@ const malformed = (detail: RegExp) => ({ status: 400, kind: 'malformed', detail 
 
 test("JSON nested deeper than the contract's schemas is refused without parsing", async () => {
   const nested = (depth: number) => `{"tokens":${'['.repeat(depth)}1${']'.repeat(depth)}}`
-  await problem({ ...malformed(/must be integer/), item: 0, position: 0 }, 'POST', '/decode', decode(nested(10)))
+  await problem({ ...malformed(/must be an integer/), item: 0, position: 0 }, 'POST', '/decode', decode(nested(10)))
   await problem(malformed(/nested deeper/), 'POST', '/decode', decode(nested(100_000)))
   await problem(malformed(/nested deeper/), 'POST', '/decode', decode('{"a":'.repeat(50)))
   await problem(malformed(/nested deeper/), 'POST', '/encode', post('/encode', '['.repeat(500_000), 'application/json'))
@@ -31,7 +31,7 @@ test("JSON nested deeper than the contract's schemas is refused without parsing"
 
 test('brackets inside strings do not count as nesting', async () => {
   for (const text of ['['.repeat(50), `\\"${'['.repeat(50)}`, `\\\\\\"${'{'.repeat(50)}`]) {
-    await problem(malformed(/tokens must be array/), 'POST', '/decode', decode(`{"tokens":"${text}"}`))
+    await problem(malformed(/tokens must be an array/), 'POST', '/decode', decode(`{"tokens":"${text}"}`))
   }
   // The string ends after two backslashes, so these brackets do count.
   await problem(malformed(/nested deeper/), 'POST', '/decode', decode(`{"tokens":["\\\\",${'['.repeat(50)}`))

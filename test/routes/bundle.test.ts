@@ -56,7 +56,7 @@ test('a length other than the full one is refused with the reason', async () => 
   assert.equal(((await whole.json()) as { length: number }).length, 4)
   const detail = await detailOf(post('/encode?length=3', cat, asJpeg), 400)
   assert.equal(detail, "query.length is 3; this model's tokens have no order, so it must be 4")
-  assert.match(await detailOf(post('/encode?length=5', cat, asJpeg), 400), /length must be <= 4$/)
+  assert.match(await detailOf(post('/encode?length=5', cat, asJpeg), 400), /length must be at most 4$/)
 })
 
 test('an incomplete sequence is refused with the row and the reason', async () => {

@@ -445,7 +445,7 @@ describe('the playground', { skip: noBrowser }, () => {
     await shows(page, 'tail', second)
 
     await slide(page, '#cut', 40)
-    await page.getByRole('button', { name: 'Use the mix above' }).click()
+    await page.getByRole('button', { name: 'Open the mix at the top' }).click()
     await decoded(page)
     const mixed = [...first.slice(0, 40), ...second.slice(40)]
     assert.deepEqual(await offered(page), mixed)

@@ -83,8 +83,12 @@ export class Stage {
       this.#showFirst(this.#slider.valueAsNumber)
     })
     this.#play.addEventListener('click', () => {
-      if (this.#player.playing) this.#player.stop()
-      else this.#grow()
+      if (this.#player.playing) {
+        this.#player.stop()
+        return
+      }
+      this.#notice.clear()
+      this.#grow()
     })
     this.#explain()
   }
@@ -176,7 +180,6 @@ export class Stage {
   }
 
   #grow(): void {
-    this.#notice.clear()
     this.#frames?.fill()
     this.#player.start(this.#tokens.length)
     this.#labelPlay()

@@ -45,7 +45,7 @@ class Graphs:
             if self._bundle.handover == "ids":
                 state = {"prefix": np.concatenate(stages, 1)}
             elif "state" in said:
-                state = {"state": said["state"]}
+                state = {"prefix_state": said["state"]}
             start = end
         return np.concatenate(stages, 1)[:, :length].astype(np.uint16)
 

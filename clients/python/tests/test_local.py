@@ -199,10 +199,10 @@ def test_format_2_hands_states_from_stage_to_stage(tmp_path: Path) -> None:
         {"zero": [0], "one": [1], "last": [2], "rows": [1, 2, STATE]},
     )
     second = graph(
-        [latents, ("state", TensorProto.FLOAT, ["B", 2, STATE])],
+        [latents, ("prefix_state", TensorProto.FLOAT, ["B", 2, STATE])],
         [("tokens", TensorProto.INT32, ["B", 1])],
         [
-            helper.make_node("ReduceSum", ["state", "axes"], ["sum"], keepdims=0),
+            helper.make_node("ReduceSum", ["prefix_state", "axes"], ["sum"], keepdims=0),
             helper.make_node("Reshape", ["sum", "column"], ["said"]),
             helper.make_node("Cast", ["said"], ["tokens"], to=TensorProto.INT32),
         ],
@@ -221,6 +221,15 @@ def test_format_2_hands_states_from_stage_to_stage(tmp_path: Path) -> None:
     assert opened.encode(images, 2).tolist() == [[10, 10], [14, 14]]
     # The decoder paints the sum of the ids; 100 stands for an absent one.
     assert opened.decode([[1, 2, 3], [1]])[:, 0, 0, 0].tolist() == [6, 201]
+
+
+@pytest.mark.parametrize("name", ["nativetok-a", "nativetok-b", "titok-legacy", "titok-newer"])
+def test_converted_bundles_give_the_tokens_of_their_checkpoints(name: str) -> None:
+    expected = np.load(FIXTURES / "checkpoints" / name / "expected.npz")
+    opened = Tokenizer.open(FIXTURES / "bundles" / name)
+    assert opened.encode(expected["images"]).tolist() == expected["tokens"].tolist()
+    drawn = opened.decode(expected["tokens"]).astype(int)
+    assert np.abs(drawn - expected["pixels_u8"]).max() <= 1
 
 
 def test_a_parallel_bundle_has_whole_sequences_only(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ export interface paths {
         put?: never;
         /**
          * Tokens to images
-         * @description Accepts whole sequences and prefixes of any length. The answer to one sequence is the image itself; the answer to a
-         *     batch, even of one, is JSON with base64 images in the order of the rows. Either can be a NumPy array on request.
+         * @description One sequence gives the image itself; a batch, even of one, gives JSON with base64 images in the order of the rows.
+         *     Either can be a NumPy array on request. `Sequences` says which lengths the model decodes.
          */
         post: operations["decode"];
         delete?: never;
@@ -191,7 +191,7 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         Digest: string;
-        /** @description From 0 to the codebook size minus 1 */
+        /** @description From 0 to 4095 */
         TokenId: number;
         /** @description Every part must be an image, whatever its name. Their order is kept. */
         ImageParts: {
@@ -205,6 +205,7 @@ export interface components {
             length: number;
             tokens: components["schemas"]["TokenId"][][];
         };
+        /** @description 1 to 128 tokens each; rows of a batch may differ in length. */
         Sequences: {
             tokens: components["schemas"]["TokenId"][] | components["schemas"]["TokenId"][][];
         };
@@ -221,8 +222,52 @@ export interface components {
             model: components["schemas"]["Digest"];
             /** @description Digest of all files of the bundle */
             bundle: components["schemas"]["Digest"];
+            /**
+             * @description `causal`: the first k tokens of an encoding are the encoding of length k. `parallel`: tokens have no order, and
+             *     only a whole sequence means something.
+             * @enum {string}
+             */
+            kind: "causal" | "parallel";
+            /** @description Whether any prefix decodes; otherwise only whole sequences do */
+            prefixes: boolean;
+            /** @description Where the weights came from, as far as the bundle says */
+            source?: {
+                /** @description Kind of checkpoint, such as titok */
+                family?: string;
+                /** @description The checkpoint's name */
+                file?: string;
+                /** @description Digest of the checkpoint */
+                sha256?: components["schemas"]["Digest"];
+                url?: string;
+                /** @description `unknown` where it is not known */
+                licence: string;
+            };
             /** @description Height and width, in pixels */
             imageSize: number;
+            /** @description How images become pixels of that size */
+            image: {
+                /** @description The shorter side, and both sides of the centre that is cropped */
+                size: number;
+                /**
+                 * @description Resampling, antialiased
+                 * @enum {string}
+                 */
+                kernel: "lanczos3" | "bicubic";
+                /**
+                 * @description How the longer side becomes whole pixels
+                 * @enum {string}
+                 */
+                longerSide: "round" | "floor";
+                /**
+                 * @description How half of an odd excess is rounded when the centre is cropped
+                 * @enum {string}
+                 */
+                cropOffset: "floor" | "ceil" | "half-even";
+                /** @enum {string} */
+                space: "srgb";
+                /** @description What transparency is flattened on */
+                background: string;
+            };
             /** @description Longest sequence */
             length: number;
             /** @description Lengths from which another graph runs */
@@ -230,6 +275,8 @@ export interface components {
             codebook: {
                 size: number;
                 dimension: number;
+                /** @description Whether entries are unit vectors */
+                normalised: boolean;
             };
             /** @enum {string} */
             provider: "cuda" | "cpu";
@@ -413,7 +460,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Number of tokens per image, from 1 to the model's sequence length (the default).
+                 * @description Tokens per image. They are the first of the whole encoding. Without it, all 128.
                  * @example 32
                  */
                 length?: number;
