@@ -543,6 +543,12 @@ describe('the playground', { skip: noBrowser }, () => {
       new URL(link).hash.replace(/m=\w+/, 'm=000000000000'),
     )
     await says(other.locator('#alert-text'), /another model/)
+
+    // Opened anew: the first gallery photo grows instead, and the reason stays.
+    const fresh = await newPage()
+    await fresh.goto(link.replace(/m=\w+/, 'm=000000000000'))
+    await decoded(fresh)
+    await says(fresh.locator('#alert-text'), /another model/)
   })
 
   test("the service's error for a bad file is shown until the next file", async () => {
@@ -652,6 +658,10 @@ describe('the playground', { skip: noBrowser }, () => {
       await page.getByLabel('Key', { exact: true }).fill('wrong')
       await page.keyboard.press('Enter')
       await says(page.locator('#key-refused'), /not accepted/)
+      await page.getByLabel('Key', { exact: true }).fill('schlüssel ✓')
+      await page.keyboard.press('Enter')
+      await says(page.locator('#key-refused'), /not accepted/)
+      assert.ok(await dialog.isVisible())
       await page.getByLabel('Key', { exact: true }).fill(apiKey)
       await page.getByRole('button', { name: 'Use it' }).click()
       await decoded(page)
@@ -673,7 +683,7 @@ describe('the playground', { skip: noBrowser }, () => {
       await page.reload()
       await dialog.waitFor()
       await page.keyboard.press('Escape')
-      await says(page.getByRole('alert'), /needs an API key/)
+      await says(page.getByRole('alert'), /needs an API key. Reload the page/)
     } finally {
       await guarded.http.close()
     }

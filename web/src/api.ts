@@ -99,7 +99,7 @@ export class Api {
     if (this.#key !== refused) return
     this.#asking ??= this.#askKey(refused !== undefined)
       .then((key) => {
-        if (key === undefined) throw new ApiError('The service needs an API key.', 401)
+        if (key === undefined) throw new ApiError('The service needs an API key. Reload the page to enter one.', 401)
         this.#key = key
       })
       .finally(() => {

@@ -15,7 +15,13 @@ export function askKey(refused: boolean): Promise<string | undefined> {
       'submit',
       (event) => {
         event.preventDefault()
-        key = input.value.trim() || undefined
+        const typed = input.value.trim()
+        // No other character fits into a header, so no key has one.
+        if (!/^[\x20-\x7e]*$/.test(typed)) {
+          byId('key-refused', HTMLElement).hidden = false
+          return
+        }
+        key = typed || undefined
         dialog.close()
       },
       { signal },
