@@ -52,7 +52,7 @@ export async function startInference(
       timeoutMs: 60_000,
       log: {
         info: (fields) => {
-          if ('pid' in fields && typeof fields.pid === 'number') observed.pids.push(fields.pid)
+          if ('enginePid' in fields && typeof fields.enginePid === 'number') observed.pids.push(fields.enginePid)
         },
         warn: () => {},
         error: () => {},
