@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from nativetok_client.errors import ItemError, ModelChangedError
 from nativetok_client.items import Pixels, Tokens
@@ -39,9 +38,10 @@ class Tokenize:
         crops: Crops = "centre",
         flip: bool = False,
         model: str | None = None,
+        threads: int = 1,
         api_key: str | None = None,
     ):
-        """Open the tokenizer, in the actor. A bundle's graphs run on the CPUs that Ray gave to the actor.
+        """Open the tokenizer, in the actor.
 
         Args:
             tokenizer: a bundle's folder, which every node must have; or the address of a service
@@ -51,13 +51,14 @@ class Tokenize:
             crops: `centre`, as the model wants its images, or `ten`, LlamaGen's ten crops
             flip: with `centre`: the mirrored view as a second one
             model: the digest that the tokenizer must have (`Info.model`), so that a job has tokens of one model only
+            threads: of a bundle's graphs. Many actors of one thread make more tokens than few with many; it is memory
+                that may call for fewer. Give `map_batches` as many `num_cpus`.
             api_key: the service's, where it wants one
 
         Raises ModelChangedError for another model; and what `Tokenizer.connect` or `Tokenizer.open` raises.
         """
         check_views(crops, flip)
-        cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        self._tokenizer = Opener(tokenizer, api_key).open(max(1, int(cpus)))
+        self._tokenizer = Opener(tokenizer, api_key).open(threads)
         self._info = self._tokenizer.info()
         if model is not None and self._info.model != model:
             raise ModelChangedError(f"{tokenizer} has the model {self._info.model[:16]}…, not {model[:16]}…")
@@ -72,8 +73,8 @@ class Tokenize:
             raise TypeError("Tokenize takes batches of Arrow: give map_batches batch_format='pyarrow'")
         if self._image not in batch.column_names:
             raise ValueError(f"there is no column {self._image!r} of images; there are {batch.column_names}")
-        kept = batch.drop_columns([self._image])
-        if taken := COLUMNS.keys() & set(kept.column_names):
+        kept = [name for name in batch.column_names if name != self._image]
+        if taken := COLUMNS.keys() & set(kept):
             raise ValueError(f"the columns {sorted(taken)} are there already; rename or drop them")
         origin: list[int] = []
         views: list[int | None] = []
@@ -94,10 +95,10 @@ class Tokenize:
                     yield from made
 
         tokens = self._tokenizer.encode(pixels(), self._length, progress=False)
-        table = kept.take(pa.array(origin, pa.int64()))
-        for name, column in zip(COLUMNS, (views, _lists(tokens, views), errors), strict=True):
-            table = table.append_column(name, pa.array(column, COLUMNS[name]))
-        return table
+        columns = {name: batch[name].take(pa.array(origin, pa.int64())) for name in kept}
+        for name, made in zip(COLUMNS, (views, _lists(tokens, views), errors), strict=True):
+            columns[name] = pa.array(made, COLUMNS[name])
+        return pa.table(columns)
 
 
 def _content(image: Any) -> Any:
