@@ -36,7 +36,7 @@ def main() -> None:
     photos = sorted(str(path.resolve()) for path in options.photos.rglob("*") if path.suffix.lower() in SUFFIXES)
     paths = (photos * (options.images // len(photos) + 1))[: options.images]
     bundle = str(options.bundle.resolve())
-    ray.init(num_cpus=cores + 1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=cores + 1, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     actors = ray.data.ActorPoolStrategy(size=cores)
 

@@ -21,9 +21,9 @@ from nativetok_client.opener import Opener
 from nativetok_client.ray import Tokenize
 
 SUFFIXES = ["jpg", "jpeg", "png", "webp", "avif", "gif", "tif", "tiff"]
-LITTLE = 0.2
-"""CPUs that Ray sets aside for reading or writing a shard. What remains must do for the actors, and for one whole CPU
-that Ray Data wants when it goes on after an interruption; where it does not, the job waits for ever."""
+ACTOR, LITTLE = 0.75, 0.125
+"""CPUs that Ray sets aside for an actor, and for reading or writing a shard. With one actor less than there are CPUs,
+enough remain for the whole one that Ray Data wants to go on after an interruption; else the job would wait for ever."""
 
 
 def main() -> int:
@@ -65,7 +65,7 @@ def main() -> int:
         fn_constructor_args=[options.tokenizer],
         fn_constructor_kwargs={"model": info.model, **settings},
         batch_format="pyarrow",
-        num_cpus=1 - LITTLE,
+        num_cpus=ACTOR,
         compute=ray.data.ActorPoolStrategy(size=options.actors or most),
     )
     named = tokens.map_batches(name, fn_args=[photos, classes], batch_format="pyarrow", num_cpus=LITTLE)
