@@ -20,7 +20,7 @@ from ray.data.checkpoint import CheckpointConfig
 from nativetok_client.opener import Opener
 from nativetok_client.ray import Tokenize
 
-SUFFIXES = ["jpg", "jpeg", "png", "webp", "avif", "gif", "tif", "tiff"]
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".tif", ".tiff"}
 ACTOR, LITTLE = 0.75, 0.125
 """CPUs that Ray sets aside for an actor, and for reading or writing a shard. With one actor less than there are CPUs,
 enough remain for the whole one that Ray Data wants to go on after an interruption; else the job would wait for ever."""
@@ -41,7 +41,11 @@ def main() -> int:
 
     photos, out = options.photos.resolve(), options.out.resolve()
     classes = sorted(entry.name for entry in photos.iterdir() if entry.is_dir())
-    shards = sum(path.suffix[1:].lower() in SUFFIXES for path in photos.rglob("*")) // options.shard + 1
+    # Of a folder, Ray Data would leave out what begins with an underscore, as cameras name some files.
+    found = (path for path in photos.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    paths = sorted(map(str, found))
+    if not paths:
+        parser.error(f"there is no image in {photos}")
     with Opener(options.tokenizer, None).open(1) as tokenizer:
         info = tokenizer.info()
     settings = {"length": info.check_length(options.length), "crops": options.crops, "flip": options.flip}
@@ -57,9 +61,8 @@ def main() -> int:
     )
     # A block that is cut may part the views of an image; the image counts as done when the first of them are written.
     context.target_max_block_size = None
-    images = ray.data.read_binary_files(
-        str(photos), include_paths=True, file_extensions=SUFFIXES, override_num_blocks=shards, num_cpus=LITTLE
-    )
+    shards = -(-len(paths) // options.shard)
+    images = ray.data.read_binary_files(paths, include_paths=True, override_num_blocks=shards, num_cpus=LITTLE)
     tokens = images.map_batches(
         Tokenize,
         fn_constructor_args=[options.tokenizer],
