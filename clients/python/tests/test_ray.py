@@ -65,7 +65,12 @@ def cluster() -> Iterator[Cluster]:
         **NODE,
         "num_cpus": 1,
         "include_dashboard": False,
-        "_system_config": {"prestart_worker_first_driver": False},
+        "_system_config": {
+            "prestart_worker_first_driver": False,
+            # A dead node is noticed in 5 seconds, and one that only gets no CPU is not taken for dead.
+            "health_check_period_ms": 500,
+            "health_check_failure_threshold": 10,
+        },
     }
     cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
     for _ in range(2):
