@@ -129,11 +129,12 @@ describe('the Helm chart', { skip }, () => {
     const production = settingsOf(containerOf(get(of('production'), 'Deployment')).env)
     assert.deepEqual([production.drainDelay, production.queueLimit, production.guard], [15, 2048, ['metrics']])
 
+    // Large numbers as they come from a values file, and fractions as they come from a command line: as texts.
     const values = {
-      ...{ 'max-pixels': '90000000', 'body-limit': '1MiB', 'json-body-limit': '65536', 'request-timeout': '0.5' },
-      ...{ 'max-batch': '8', tf32: 'on', 'trust-proxy': '10.0.0.0/8', 'drain-delay': '0' },
+      ...{ 'max-pixels': 90_000_000, 'body-limit': '1MiB', 'json-body-limit': 65_536, 'request-timeout': '0.5' },
+      ...{ 'max-batch': 8, tf32: 'on', 'trust-proxy': '10.0.0.0/8', 'drain-delay': 0 },
     }
-    const flags = Object.entries(values).flatMap(([flag, value]) => ['--set', `config.${flag}=${value}`])
+    const flags = ['--set-json', `config=${JSON.stringify(values)}`]
     const config = settingsOf(containerOf(get(await render(...flags), 'Deployment')).env)
     const { maxPixels, bodyLimit, jsonBodyLimit, requestTimeout, maxBatch, tf32, trustProxy, drainDelay } = config
     assert.deepEqual([maxPixels, bodyLimit, jsonBodyLimit, requestTimeout], [90_000_000, 2 ** 20, 2 ** 16, 0.5])
