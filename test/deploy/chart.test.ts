@@ -155,6 +155,8 @@ describe('the Helm chart', { skip }, () => {
     assert.deepEqual([config.provider, config.devices], ['cuda', [0, 1, 2]])
     assert.equal(container.resources.limits['nvidia.com/gpu'], 3)
     assert.match(containerOf(get(of('gpu'), 'Deployment')).image, /cuda/)
+    const job = await render('-f', join(chart, 'values', 'job.yaml'), '--set', 'gpu.count=2')
+    assert.match((containerOf(get(job, 'Job')).args ?? []).join(' '), / --provider cuda --devices 0,1 /)
     assert.equal(settingsOf(containerOf(get(of('default'), 'Deployment')).env).provider, 'cpu')
   })
 
