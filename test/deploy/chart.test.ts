@@ -366,7 +366,7 @@ describe('the Helm chart', { skip }, () => {
     assert.deepEqual([spec.completionMode, spec.completions, spec.parallelism], ['Indexed', 64, 8])
     const { args = [] } = containerOf(get(of('job'), 'Job'))
     const option = (name: string) => args[args.indexOf(name) + 1]
-    assert.deepEqual(args.slice(0, 2), ['tokenize', '/input/imagenet-train'])
+    assert.deepEqual(args.slice(0, 3), ['/app/bin/nativetok', 'tokenize', '/input/imagenet-train'])
     assert.equal(option('--part'), `$(JOB_COMPLETION_INDEX)/${spec.completions}`)
     assert.equal(option('--out'), '/output/nativetok/part-$(JOB_COMPLETION_INDEX)')
     assert.deepEqual([option('--format'), option('--crops')], ['parquet', 'ten'])
