@@ -361,7 +361,7 @@ describe('the Helm chart', { skip }, () => {
     assert.equal('authorization' in ((get(of('keda'), 'ServiceMonitor').spec.endpoints as object[])[0] ?? {}), false)
   })
 
-  test('tokenizes each part once, into a folder of its own', () => {
+  test('tokenizes each part once, into a folder of its own', async () => {
     const { spec } = get(of('job'), 'Job')
     assert.deepEqual([spec.completionMode, spec.completions, spec.parallelism], ['Indexed', 64, 8])
     const { args = [] } = containerOf(get(of('job'), 'Job'))
@@ -370,6 +370,9 @@ describe('the Helm chart', { skip }, () => {
     assert.equal(option('--part'), `$(JOB_COMPLETION_INDEX)/${spec.completions}`)
     assert.equal(option('--out'), '/output/nativetok/part-$(JOB_COMPLETION_INDEX)')
     assert.deepEqual([option('--format'), option('--crops')], ['parquet', 'ten'])
+    const options = ['--set-json', 'job.options=["--shard-size", 2000000, "--engines", 4]']
+    const numbers = await render('-f', join(chart, 'values', 'job.yaml'), ...options)
+    assert.deepEqual(containerOf(get(numbers, 'Job')).args?.slice(-4), ['--shard-size', '2000000', '--engines', '4'])
     const mounts = (containerOf(get(of('job'), 'Job')).volumeMounts ?? []).map(({ mountPath }) => mountPath)
     assert.deepEqual(mounts, ['/input', '/output'])
     // Two pods must never write one part.

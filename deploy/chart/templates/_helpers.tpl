@@ -17,6 +17,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
+{{/* A value as text. Numbers as JSON, because millions would be written 5e+07 otherwise. */}}
+{{- define "nativetok.text" -}}
+{{- kindIs "string" . | ternary . (toJson .) -}}
+{{- end -}}
+
 {{/* What the schema cannot refuse, because it depends on other values. */}}
 {{- define "nativetok.checkJob" -}}
 {{- if .Values.config -}}
