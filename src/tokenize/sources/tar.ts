@@ -12,7 +12,7 @@ const BLOCK = 512
 const READ_BYTES = 2 ** 20
 
 /** A member of a tar, to be read to its end or resumed. */
-type Member = AsyncIterable<Buffer> & { header: Header; resume(): unknown }
+type Member = AsyncIterable<unknown> & { header: Header; resume(): unknown }
 
 /** Consecutive members with one key. */
 interface Sample {
@@ -204,7 +204,7 @@ async function* membersOf(path: string, start: number): AsyncGenerator<Member> {
 
 async function bytesOf(entry: Member): Promise<Buffer> {
   const chunks: Buffer[] = []
-  for await (const chunk of entry) chunks.push(chunk)
+  for await (const chunk of entry) chunks.push(chunk as Buffer)
   return Buffer.concat(chunks)
 }
 
