@@ -6,7 +6,7 @@ import { type DataSet, type Row, WORK } from '../../../src/tokenize/formats/form
 import { filesUnder } from '../../../src/tokenize/formats/output-files.ts'
 
 export function dataSet(changes: Partial<DataSet> = {}): DataSet {
-  return { length: 16, views: 1, imageSize: 128, codebookSize: 4096, labels: true, shardSize: 7, ...changes }
+  return { length: 16, views: 1, imageSize: 128, codebookSize: 4096, labels: true, shardSize: 5, ...changes }
 }
 
 /** Keys as sources have them: paths, dots, what an escape or a tar could trip over, other scripts, over 100 bytes. */
