@@ -92,6 +92,13 @@ export interface Writer {
 /** An output is not as its format says: `message` names the file and what is wrong. */
 export class FormatError extends Error {}
 
+/** For `catch` where a file of an output is opened: says by its name that it is missing. */
+export function missing(name: string): (error: NodeJS.ErrnoException) => never {
+  return (error) => {
+    throw error.code === 'ENOENT' ? new FormatError(`${name} is missing`) : error
+  }
+}
+
 /** @throws OptionsError if the data set has no labels, which the loaders of the format need */
 export function needLabels(dataSet: DataSet, format: Format['name']): void {
   if (dataSet.labels) return

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import pLimit from 'p-limit'
 import { npyHeader } from '../../formats/npy.ts'
 import { AppendFile, syncFolder } from './append-file.ts'
-import { FormatError, type Mark, type OutputFile, type Row, type Writer } from './format.ts'
+import { FormatError, type Mark, missing, type OutputFile, type Row, type Writer } from './format.ts'
 import { int64Bytes, int64Of } from './integers.ts'
 import { KEYS_FILE, keyLines } from './keys-file.ts'
 import { describe } from './output-files.ts'
@@ -103,10 +103,7 @@ export async function readInt64File(
   shape: readonly number[],
   most: number,
 ): Promise<number[]> {
-  const found = await readFile(join(out, path)).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error
-    throw new FormatError(`${path} is missing`)
-  })
+  const found = await readFile(join(out, path)).catch(missing(path))
   const header = npyHeader('<i8', shape)
   const bytes = shape.reduce((product, n) => product * n, 8)
   if (!found.subarray(0, header.length).equals(header) || found.length !== header.length + bytes) {

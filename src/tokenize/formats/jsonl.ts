@@ -1,8 +1,7 @@
-import { createReadStream } from 'node:fs'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { AppendFile } from './append-file.ts'
 import { type DataSet, type Format, FormatError, needLabels, type Row, type Writer } from './format.ts'
+import { readLines } from './lines.ts'
 import { describe } from './output-files.ts'
 
 const FILE = 'tokens.jsonl'
@@ -31,7 +30,9 @@ export const jsonl: Format = {
   async *read(out, dataSet, rows) {
     let number = 0
     let views: Line[] = []
-    for await (const { line, text } of lines(join(out, FILE))) {
+    let line = 0
+    for await (const text of readLines(out, FILE)) {
+      line += 1
       const parsed = parse(text, line, dataSet, views)
       views.push(parsed)
       if (views.length < dataSet.views) continue
@@ -45,14 +46,6 @@ export const jsonl: Format = {
       throw new FormatError(`${FILE} has ${found} lines instead of ${rows * dataSet.views}`)
     }
   },
-}
-
-async function* lines(path: string): AsyncGenerator<{ line: number; text: string }> {
-  let line = 0
-  for await (const text of createInterface({ input: createReadStream(path), crlfDelay: Number.POSITIVE_INFINITY })) {
-    line += 1
-    yield { line, text }
-  }
 }
 
 /** @throws FormatError unless the line is the view that follows `before`, the image's views so far */

@@ -1,7 +1,5 @@
-import { createReadStream } from 'node:fs'
-import { join } from 'node:path'
-import { createInterface } from 'node:readline'
 import { FormatError, type Row } from './format.ts'
+import { readLines } from './lines.ts'
 
 /** The index of formats that have no place for keys: line i is the key of image i. */
 export const KEYS_FILE = 'keys.txt'
@@ -23,10 +21,7 @@ const unescapes: Record<string, string> = { '\\\\': '\\', '\\n': '\n', '\\r': '\
  */
 export async function* readKeys(out: string, rows: number): AsyncGenerator<string> {
   let count = 0
-  for await (const line of createInterface({
-    input: createReadStream(join(out, KEYS_FILE)),
-    crlfDelay: Number.POSITIVE_INFINITY,
-  })) {
+  for await (const line of readLines(out, KEYS_FILE)) {
     count += 1
     if (count > rows) throw new FormatError(`${KEYS_FILE} has more than the ${rows} lines that it should have`)
     yield line.replaceAll(/\\[\\nr]/g, (found) => unescapes[found] as string)

@@ -41,10 +41,10 @@ export const npy: Format = {
   },
 
   async *read(out, dataSet, rows) {
-    const tokens = await RecordFile.open(join(out, TOKENS), tokensHeader(dataSet, rows), tokenBytes(dataSet), rows)
+    const tokens = await RecordFile.open(out, TOKENS, tokensHeader(dataSet, rows), tokenBytes(dataSet), rows)
     let labels: RecordFile | undefined
     try {
-      if (dataSet.labels) labels = await RecordFile.open(join(out, LABELS), labelsHeader(rows), 8, rows)
+      if (dataSet.labels) labels = await RecordFile.open(out, LABELS, labelsHeader(rows), 8, rows)
       let number = 0
       for await (const key of readKeys(out, rows)) {
         const label = labels && int64Of(await labels.record(number))[0]

@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs'
-import { mkdir, open, rename } from 'node:fs/promises'
+import { mkdir, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import {
   asyncBufferFromFile,
@@ -17,6 +17,7 @@ import {
   type Mark,
   MOST_ID,
   MOST_LABEL,
+  missing,
   type OutputFile,
   type Row,
   WORK,
@@ -250,9 +251,7 @@ async function* readShard(
   const { views } = dataSet
   const name = shardPath(shard)
   const broken = (what: string) => new FormatError(`${name} ${what}`)
-  // Found missing here, since the library's own opening leaves no room for a sentence.
-  await (await open(join(out, name)).catch(() => Promise.reject(broken('is missing')))).close()
-  const file = await asyncBufferFromFile(join(out, name))
+  const file = await asyncBufferFromFile(join(out, name)).catch(missing(name))
   let metadata: FileMetaData
   try {
     metadata = await parquetMetadataAsync(file)

@@ -1,5 +1,6 @@
 import { type FileHandle, open } from 'node:fs/promises'
-import { FormatError } from './format.ts'
+import { join } from 'node:path'
+import { FormatError, missing } from './format.ts'
 
 const BLOCK_BYTES = 2 ** 20
 
@@ -22,15 +23,15 @@ export class RecordFile {
    * @param size bytes per record
    * @throws FormatError unless the file begins with `header` and holds exactly `count` records after it
    */
-  static async open(path: string, header: Uint8Array, size: number, count: number): Promise<RecordFile> {
-    const handle = await open(path)
+  static async open(out: string, name: string, header: Uint8Array, size: number, count: number): Promise<RecordFile> {
+    const handle = await open(join(out, name)).catch(missing(name))
     try {
       const found = (await handle.stat()).size
       const expected = header.length + size * count
-      if (found !== expected) throw new FormatError(`${path} has ${found} bytes instead of ${expected}`)
+      if (found !== expected) throw new FormatError(`${name} has ${found} bytes instead of ${expected}`)
       const head = Buffer.alloc(header.length)
       await handle.read(head, 0, head.length, 0)
-      if (!head.equals(header)) throw new FormatError(`${path} does not begin with the header of ${count} rows`)
+      if (!head.equals(header)) throw new FormatError(`${name} does not begin with the header of ${count} rows`)
       return new RecordFile(handle, header.length, size)
     } catch (error) {
       await handle.close()

@@ -12,6 +12,7 @@ import {
   FormatError,
   type Mark,
   MOST_LABEL,
+  missing,
   type OutputFile,
   type Row,
   type Writer,
@@ -118,10 +119,7 @@ async function* samples(out: string, name: string): AsyncGenerator<Sample> {
 
 /** @throws FormatError unless the shard ends as tars do: one that is cut off between two members reads like a shorter one */
 async function checkEnd(out: string, name: string): Promise<void> {
-  const file = await open(join(out, name)).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error
-    throw new FormatError(`${name} is missing`)
-  })
+  const file = await open(join(out, name)).catch(missing(name))
   try {
     const { size } = await file.stat()
     const end = Buffer.alloc(END.length, 1)

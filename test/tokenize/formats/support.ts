@@ -20,7 +20,7 @@ const keys = [
   '__meta__/b',
   'line\nbreak\rand\\n',
   '50%2E',
-  '狗/猫',
+  '狗/猫\u2028',
   `${'long'.repeat(40)}`,
   `${'folder/'.repeat(20)}file`,
   '',
