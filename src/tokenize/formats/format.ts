@@ -1,5 +1,7 @@
 /** What every output format offers: a writer that goes on after a kill, and a reader of what was written. */
 
+import { OptionsError } from '../errors.ts'
+
 /** What a format has to know of the data set before the first row. */
 export interface DataSet {
   /** Tokens per view, 1..65,535. */
@@ -30,6 +32,13 @@ export interface Row {
   tokens: Uint16Array
 }
 
+/** The largest id and the largest label that a row can have. */
+export const MOST_ID = 2 ** 16 - 1
+export const MOST_LABEL = 2 ** 31 - 1
+
+/** The folder in an output for what is there only until it is finished. */
+export const WORK = '.tokenize'
+
 /** Where an output stands: JSON that `open` takes back. */
 export type Mark = { [name: string]: number | string }
 
@@ -42,6 +51,8 @@ export interface OutputFile {
   sha256: string
   /** Number of files, for a folder. */
   files?: number
+  /** Number of images, for a shard. */
+  rows?: number
 }
 
 export interface Format {
@@ -52,7 +63,8 @@ export interface Format {
   check(dataSet: DataSet): void
   /**
    * Opens an output folder, which exists, at the start or where `mark` says. What was written after `mark` is removed,
-   * also by a run that was killed in `finish`.
+   * also what a run wrote that was killed in `finish`. A format may keep files of its own in the folder WORK; whoever
+   * opens the writer removes WORK after `finish`, once nothing will be resumed.
    *
    * @throws FormatError if the output is shorter than `mark` says
    */
@@ -79,3 +91,16 @@ export interface Writer {
 
 /** An output is not as its format says: `message` names the file and what is wrong. */
 export class FormatError extends Error {}
+
+/** For `catch` where a file of an output is opened: says by its name that it is missing. */
+export function missing(name: string): (error: NodeJS.ErrnoException) => never {
+  return (error) => {
+    throw error.code === 'ENOENT' ? new FormatError(`${name} is missing`) : error
+  }
+}
+
+/** @throws OptionsError if the data set has no labels, which the loaders of the format need */
+export function needLabels(dataSet: DataSet, format: Format['name']): void {
+  if (dataSet.labels) return
+  throw new OptionsError(`--format ${format} needs labels, and the input has none: choose npy, parquet or webdataset`)
+}
