@@ -72,10 +72,7 @@ export async function fitted(image: Sharp, fit: Fit): Promise<Sharp> {
 
 /** Halves an image while its shorter side is at least twice `size`. */
 async function halved(image: Sharp, size: number): Promise<Pixels> {
-  const { data, info } = await image
-    .toColourspace('srgb')
-    .raw({ depth: 'uchar' })
-    .toBuffer({ resolveWithObject: true })
+  const { data, info } = await image.toColourspace('srgb').raw({ depth: 'uchar' }).toBuffer({ resolveWithObject: true })
   let pixels: Pixels = { data, width: info.width, height: info.height }
   while (Math.min(pixels.width, pixels.height) >= 2 * size) pixels = halve(pixels)
   return pixels

@@ -18,7 +18,8 @@ export function halve({ data, width, height }: Pixels): Pixels {
   for (let y = 0; y < half.height; y++) {
     const [top, bottom] = [rows[y] as number, rows[y + 1] as number]
     sums.fill(0)
-    for (let row = top; row < bottom; row++) addMeans(data.subarray(row * width * 3, (row + 1) * width * 3), columns, sums)
+    for (let row = top; row < bottom; row++)
+      addMeans(data.subarray(row * width * 3, (row + 1) * width * 3), columns, sums)
     const start = y * half.width * 3
     const count = bottom - top
     for (let i = 0; i < sums.length; i++) to[start + i] = mean(sums[i] as number, count)

@@ -65,12 +65,25 @@ export function dataSetOf({ format, model, tokens, source, classes }: Plan): Dat
   const { imageSize, codebookSize } = model
   const { length, views } = tokens
   const { shardSize } = format
-  return { ...{ length, views, imageSize, codebookSize, labels: source.labels }, ...(classes && { classes }), shardSize }
+  return {
+    ...{ length, views, imageSize, codebookSize, labels: source.labels },
+    ...(classes && { classes }),
+    shardSize,
+  }
 }
 
 /** @throws OptionsError naming the first thing that differs */
 export function checkSamePlan(out: string, begun: Plan, wanted: Plan): void {
-  for (const name of ['version', 'format', 'model', 'provider', 'tokens', 'preprocessing', 'source', 'classes'] as const) {
+  for (const name of [
+    'version',
+    'format',
+    'model',
+    'provider',
+    'tokens',
+    'preprocessing',
+    'source',
+    'classes',
+  ] as const) {
     const difference = differenceOf(name, begun[name], wanted[name])
     if (difference !== undefined) {
       throw new OptionsError(`${out} was begun with ${difference}: use another folder, or remove this one`)

@@ -1,5 +1,4 @@
 import { readdir } from 'node:fs/promises'
-import { Readable } from 'node:stream'
 import { poolSize } from '../formats/thread-pool.ts'
 import type { ImagePreparation } from '../inference/inference.ts'
 import { type Crops, viewsOf } from './crops.ts'
@@ -7,6 +6,7 @@ import { syncFolder } from './durable.ts'
 import { ItemError, OptionsError } from './errors.ts'
 import { ErrorsLog } from './errors-log.ts'
 import type { Format, OutputFile, Row, Writer } from './formats/format.ts'
+import { inOrder } from './in-order.ts'
 import { beginning, readJournal, type State, writeJournal } from './journal.ts'
 import { type Counts, checkSamePlan, dataSetOf, type Plan } from './manifest.ts'
 import type { Reached } from './progress.ts'
@@ -51,10 +51,10 @@ type Outcome<T> = { item: Item } & ({ value: T } | { failed: string })
  * Tokenizes a source into an output folder, from where an earlier run stopped. Images are read, decoded and encoded many at a time and written
  * in order.
  *
- * @returns what was written, and how many images there were
+ * @returns what was written, and how many images were behind when it began
  * @throws OptionsError if the folder holds something else; StrictError; StoppedError
  */
-export async function run(job: Job): Promise<{ counts: Counts; files: OutputFile[] }> {
+export async function run(job: Job): Promise<{ counts: Counts; files: OutputFile[]; began: number }> {
   const { out, plan, format } = job
   const state = await begin(job)
   const errors = await ErrorsLog.open(out, state.errors)
@@ -64,7 +64,8 @@ export async function run(job: Job): Promise<{ counts: Counts; files: OutputFile
     const files = [...(await writer.finish()), ...(await errors.files())]
     const { position, rows, labels } = end
     await errors.close()
-    return { counts: { images: position.image, rows, errors: end.errors.count, labels: labels.length }, files }
+    const counts = { images: position.image, rows, errors: end.errors.count, labels: labels.length }
+    return { counts, files, began: state.position.image }
   } catch (error) {
     // A writer that failed cannot always be closed; what it left is removed by the next run.
     await Promise.allSettled([writer.abort(), errors.close()])
@@ -174,9 +175,7 @@ function outcomesOf(job: Job, from: State['position']): AsyncIterable<Outcome<Ui
       return joined(rows, length)
     })
   }
-  return Readable.from(source.items(from), { highWaterMark: 1 })
-    .map(prepare, { concurrency: PREPARING, highWaterMark: PREPARING })
-    .map(encode, { concurrency: encoding, highWaterMark: encoding })
+  return inOrder(inOrder(source.items(from), PREPARING, prepare), encoding, encode)
 }
 
 async function outcomeOf<T>(item: Item, work: () => Promise<T>): Promise<Outcome<T>> {

@@ -153,7 +153,10 @@ export class RemoteTokenizer implements Tokenizer {
   /** Sends the views of a batch that failed one by one, since one of them may be the reason. */
   #isolate(views: View[], error: EngineFailed): void {
     const [only] = views
-    if (views.length === 1 && only) return only.reject(new ItemError(error.message))
+    if (views.length === 1 && only) {
+      only.reject(new ItemError(error.message))
+      return
+    }
     for (const view of views) view.alone = true
     this.#waiting.unshift(...views)
   }
