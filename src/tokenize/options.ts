@@ -1,3 +1,4 @@
+import { join } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { addSettings, type Config, engineSettings, integer, isHttp, nonEmpty, oneOf } from '../config.ts'
 import type { Crops } from './crops.ts'
@@ -128,6 +129,10 @@ export function readOptions(args: readonly string[], env: NodeJS.ProcessEnv): Op
   if (options.out === undefined) throw new OptionsError('--out is missing: name the folder to write')
   if (options.crops === 'ten' && options.flip) {
     throw new OptionsError('--flip cannot be used with --crops ten, which has mirror images')
+  }
+  // The bundle that comes with the product, wherever the command is run.
+  if (command.getOptionValueSource('model') === 'default' && env.NATIVETOK_MODEL === undefined) {
+    options.model = join(import.meta.dirname, '../..', options.model)
   }
   const local = engineSettings.find((name) => name !== 'maxPixels' && command.getOptionValueSource(name) === 'cli')
   if (options.url !== undefined && local !== undefined) {
