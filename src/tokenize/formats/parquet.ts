@@ -166,15 +166,16 @@ async function* unpack(path: string, { views, length }: DataSet): AsyncGenerator
   }
 }
 
+/** All nullable, though nothing is null: `datasets` overlooks its own note on the types of columns that are not. */
 function schema({ labels }: DataSet): SchemaElement[] {
   return [
     { name: 'schema', num_children: labels ? 4 : 3 },
-    { name: 'key', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'REQUIRED' },
-    ...(labels ? [{ name: 'label', type: 'INT64', repetition_type: 'REQUIRED' } as const] : []),
-    { name: 'view', type: 'INT32', converted_type: 'INT_16', repetition_type: 'REQUIRED' },
-    { name: 'tokens', converted_type: 'LIST', repetition_type: 'REQUIRED', num_children: 1 },
+    { name: 'key', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'OPTIONAL' },
+    ...(labels ? [{ name: 'label', type: 'INT64', repetition_type: 'OPTIONAL' } as const] : []),
+    { name: 'view', type: 'INT32', converted_type: 'INT_16', repetition_type: 'OPTIONAL' },
+    { name: 'tokens', converted_type: 'LIST', repetition_type: 'OPTIONAL', num_children: 1 },
     { name: 'list', repetition_type: 'REPEATED', num_children: 1 },
-    { name: 'element', type: 'INT32', converted_type: 'UINT_16', repetition_type: 'REQUIRED' },
+    { name: 'element', type: 'INT32', converted_type: 'UINT_16', repetition_type: 'OPTIONAL' },
   ]
 }
 
