@@ -30,7 +30,8 @@ before(async () => {
   await chmod(join(folder, 'node'), 0o755)
   // Without node_modules the script uses the node on the path.
   await mkdir(join(folder, 'app/src'), { recursive: true })
-  for (const file of ['start.sh', 'bin/node', 'src/server.ts']) await cp(join(root, file), join(folder, 'app', file))
+  for (const file of ['start.sh', 'bin/allocator', 'bin/node', 'src/server.ts'])
+    await cp(join(root, file), join(folder, 'app', file))
 })
 
 after(() => rm(folder, { recursive: true }))

@@ -1,2 +1,10 @@
 /** The command cannot be carried out as it stands: one sentence for the user, exit status 2. */
 export class OptionsError extends Error {}
+
+/** One image cannot be tokenized: `message` continues a sentence that names it. The others go on. */
+export class ItemError extends Error {}
+
+/** The message of an error, or any other thrown value as text. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
