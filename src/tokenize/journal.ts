@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeWhole } from './durable.ts'
-import type { Mark } from './formats/format.ts'
+import { type Mark, WORK } from './formats/format.ts'
 import type { Plan } from './manifest.ts'
 import type { Position } from './sources/source.ts'
 
@@ -24,7 +24,7 @@ export interface Journal {
 
 /** The folder in an output that holds the journal; it is removed at the end. */
 export function workFolder(out: string): string {
-  return join(out, '.tokenize')
+  return join(out, WORK)
 }
 
 /** Where every run begins. */

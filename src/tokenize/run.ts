@@ -5,7 +5,7 @@ import { type Crops, viewsOf } from './crops.ts'
 import { syncFolder } from './durable.ts'
 import { ItemError, OptionsError } from './errors.ts'
 import { ErrorsLog } from './errors-log.ts'
-import type { Format, OutputFile, Row, Writer } from './formats/format.ts'
+import { type Format, type OutputFile, type Row, WORK, type Writer } from './formats/format.ts'
 import { inOrder } from './in-order.ts'
 import { beginning, readJournal, type State, writeJournal } from './journal.ts'
 import { type Counts, checkSamePlan, dataSetOf, type Plan } from './manifest.ts'
@@ -80,7 +80,7 @@ async function begin({ out, plan }: Job): Promise<State> {
     checkSamePlan(out, journal.plan, plan)
     return journal.state
   }
-  const stranger = (await readdir(out)).find((name) => name !== '.tokenize')
+  const stranger = (await readdir(out)).find((name) => name !== WORK)
   if (stranger !== undefined) throw new OptionsError(`${out} is not empty: it holds ${stranger}`)
   await writeJournal(out, { plan, state: beginning })
   await syncFolder(out)

@@ -9,7 +9,8 @@ import {
   type SchemaElement,
 } from 'hyparquet'
 import { ByteWriter, ParquetWriter } from 'hyparquet-writer'
-import { AppendFile, syncFolder } from './append-file.ts'
+import { syncFolder } from '../durable.ts'
+import { AppendFile } from './append-file.ts'
 import {
   type DataSet,
   type Format,
