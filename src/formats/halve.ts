@@ -6,43 +6,64 @@ export interface Pixels {
   height: number
 }
 
+/** The two or three neighbours that each pixel of a half side is the mean of: the first one, and how many. */
+interface Windows {
+  starts: Uint32Array
+  counts: Uint8Array
+}
+
 /**
- * Half an image in each direction, rounded down, by Pillow's box filter: an odd side is squeezed. Every pixel counts in
- * exactly one of the result: a mean of two, or of three where a side is odd, first along rows and then along columns.
+ * Half an image in each direction, rounded down, with Pillow's box filter: an odd side is squeezed, so that some pixels are means of
+ * three. Rows come first, then columns, and each is rounded.
  */
 export function halve({ data, width, height }: Pixels): Pixels {
-  const [columns, rows] = [startsOf(width), startsOf(height)]
-  const half = { width: columns.length - 1, height: rows.length - 1 }
+  const [columns, rows] = [windowsOf(width), windowsOf(height)]
+  const half = { width: columns.starts.length, height: rows.starts.length }
   const to = new Uint8Array(half.width * half.height * 3)
   const sums = new Uint16Array(half.width * 3)
   for (let y = 0; y < half.height; y++) {
-    const [top, bottom] = [rows[y] as number, rows[y + 1] as number]
+    const [top, count] = [rows.starts[y] as number, rows.counts[y] as number]
     sums.fill(0)
-    for (let row = top; row < bottom; row++)
+    for (let row = top; row < top + count; row++) {
       addMeans(data.subarray(row * width * 3, (row + 1) * width * 3), columns, sums)
+    }
     const start = y * half.width * 3
-    const count = bottom - top
     for (let i = 0; i < sums.length; i++) to[start + i] = mean(sums[i] as number, count)
   }
   return { data: to, ...half }
 }
 
-/** Where the pixels of each half one begin, and where the last ones end. */
-function startsOf(side: number): Uint32Array {
-  const half = Math.floor(side / 2)
-  return Uint32Array.from({ length: half + 1 }, (_, i) => Math.floor((i * side) / half + 0.5))
+/**
+ * A pixel counts if its centre is in the window, whose ends Pillow computes so: in another order, rounding would put the centre of
+ * the pixel in the middle into another window.
+ */
+function windowsOf(side: number): Windows {
+  const length = Math.floor(side / 2)
+  const scale = side / length
+  const windows = { starts: new Uint32Array(length), counts: new Uint8Array(length) }
+  for (let i = 0; i < length; i++) {
+    const [centre, reach] = [(i + 0.5) * scale, 0.5 * scale]
+    const [first, end] = [Math.floor(centre - reach + 0.5), Math.min(side, Math.floor(centre + reach + 0.5))]
+    const inside = (pixel: number) => {
+      const place = (pixel - centre + 0.5) * (1 / scale)
+      return place > -0.5 && place <= 0.5
+    }
+    const start = inside(first) ? first : first + 1
+    windows.starts[i] = start
+    windows.counts[i] = (inside(end - 1) ? end : end - 1) - start
+  }
+  return windows
 }
 
 /** Adds the means of a row's neighbours to `sums`. */
-function addMeans(row: Uint8Array, starts: Uint32Array, sums: Uint16Array): void {
-  for (let x = 0; x + 1 < starts.length; x++) {
-    const from = (starts[x] as number) * 3
-    const count = (starts[x + 1] as number) - (starts[x] as number)
-    for (let channel = 0; channel < 3; channel++) {
-      const at = from + channel
-      let sum = (row[at] as number) + (row[at + 3] as number)
-      if (count > 2) sum += row[at + 6] as number
-      sums[x * 3 + channel] = (sums[x * 3 + channel] as number) + mean(sum, count)
+function addMeans(row: Uint8Array, { starts, counts }: Windows, sums: Uint16Array): void {
+  for (let x = 0, to = 0; x < starts.length; x++) {
+    let at = (starts[x] as number) * 3
+    const count = counts[x] as number
+    for (const end = to + 3; to < end; to++, at++) {
+      const two = (row[at] as number) + (row[at + 3] as number)
+      const sum = count === 2 ? two : two + (row[at + 6] as number)
+      sums[to] = (sums[to] as number) + mean(sum, count)
     }
   }
 }

@@ -125,14 +125,10 @@ export function readOptions(args: readonly string[], env: NodeJS.ProcessEnv): Op
     if (error instanceof Error && 'exitCode' in error && error.exitCode === 0) throw error
     throw new OptionsError((error as Error).message.replace(/^error: /, ''))
   }
-  const options = { ...command.opts(), input: command.args[0] } as Options
+  const options: Options = { ...command.opts(), ...{ input: command.args[0] as string, model: modelOf(command, env) } }
   if (options.out === undefined) throw new OptionsError('--out is missing: name the folder to write')
   if (options.crops === 'ten' && options.flip) {
     throw new OptionsError('--flip cannot be used with --crops ten, which has mirror images')
-  }
-  // The bundle that comes with the product, wherever the command is run.
-  if (command.getOptionValueSource('model') === 'default' && env.NATIVETOK_MODEL === undefined) {
-    options.model = join(import.meta.dirname, '../..', options.model)
   }
   const local = engineSettings.find((name) => name !== 'maxPixels' && command.getOptionValueSource(name) === 'cli')
   if (options.url !== undefined && local !== undefined) {
@@ -154,6 +150,13 @@ export function optionsTable(): string {
       `| \`${flags}\` | ${value ? `\`${value}\`` : 'unset'} | ${description} |`,
   )
   return ['| flag | default | what |', '| --- | --- | --- |', ...own, ...shared].join('\n')
+}
+
+/** The bundle that was named, or the one that comes with the product, wherever the command is run. */
+function modelOf(command: Command, env: NodeJS.ProcessEnv): string {
+  const { model } = command.opts<{ model: string }>()
+  const named = command.getOptionValueSource('model') === 'cli' || env.NATIVETOK_MODEL !== undefined
+  return named ? model : join(import.meta.dirname, '../..', model)
 }
 
 function optionOf(name: string, flag: Flag): Option {

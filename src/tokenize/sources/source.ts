@@ -56,9 +56,14 @@ export function sliceOf(count: number, { index, count: parts }: Part): [start: n
 /** File suffixes of images, in lower case. What a file holds decides its format, not its suffix. */
 const suffixes = ['.jpg', '.jpeg', '.png', '.webp', '.avif', '.gif', '.tif', '.tiff']
 
+/** Whether a suffix, with its dot, is an image's. */
+export function isImageSuffix(suffix: string): boolean {
+  return suffixes.includes(suffix.toLowerCase())
+}
+
 /** Whether a file name ends as an image's does. */
 export function isImageName(name: string): boolean {
-  return suffixes.includes(suffixOf(name).toLowerCase())
+  return isImageSuffix(suffixOf(name))
 }
 
 /** A path without its image suffix: an image's key. */

@@ -5,7 +5,7 @@ import { extract, type Header } from 'tar-stream'
 import { ItemError, messageOf, OptionsError } from '../errors.ts'
 import { integerLabels, isInteger, type Labels, namedLabels } from './labels.ts'
 import { type Shard, shardsOf } from './shards.ts'
-import { type Item, isImageName, type Part, type Position, type Source, sliceOf } from './source.ts'
+import { type Item, isImageSuffix, type Part, type Position, type Source, sliceOf } from './source.ts'
 
 /** Members are padded to whole blocks, and two blocks of zeros end an archive. */
 const BLOCK = 512
@@ -159,7 +159,7 @@ async function checkEnd({ path, bytes }: Shard): Promise<void> {
 async function* samplesIn(
   { path }: Shard,
   start: number,
-  wanted = (suffix: string) => suffix === 'cls' || isImageName(`.${suffix}`),
+  wanted = (suffix: string) => suffix === 'cls' || isImageSuffix(`.${suffix}`),
 ): AsyncGenerator<Sample> {
   let sample: Sample | undefined
   for await (const entry of membersOf(path, start)) {
@@ -182,8 +182,8 @@ async function* samplesIn(
   if (sample !== undefined) yield sample
 }
 
-/** Folders and base name up to its first dot, then the suffix. WebDataset leaves out names without a dot, and `__x__/`. */
-const memberName = /^(?!__[^/]*__(?:\/|$))((?:.*\/)?[^./][^./]*)\.([^/]*)$/s
+/** Folders and base name up to its first dot, then the suffix. Names without a dot are left out, and `__x__`. */
+const memberName = /^(?!__[^/]*__(?:[/.]|$))((?:.*\/)?[^./][^./]*)\.([^/]*)$/s
 
 function nameOf({ name }: Header): string {
   return name.replace(/^(?:\.\/)+/, '')
