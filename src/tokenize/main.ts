@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { CommanderError } from 'commander'
 import pkg from '../../package.json' with { type: 'json' }
 import { createLog } from '../observability/log.ts'
+import { commandLine } from './command-line.ts'
 import { preparationOf, viewCount } from './crops.ts'
 import { messageOf, OptionsError } from './errors.ts'
 import { formats } from './formats/index.ts'
@@ -27,7 +28,7 @@ process.exitCode = await main(process.argv.slice(2))
 
 async function main(args: readonly string[]): Promise<number> {
   try {
-    return await tokenize(readOptions(args, process.env), `nativetok tokenize ${args.map(quoted).join(' ')}`)
+    return await tokenize(readOptions(args, process.env), commandLine(['nativetok', 'tokenize', ...args]))
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return DONE
     process.stderr.write(`nativetok tokenize: ${sentenceOf(error)}\n`)
@@ -137,8 +138,4 @@ function sentenceOf(error: unknown): string {
     return `there is no room left to write (${code}); with more of it, the same command goes on from here`
   }
   return messageOf(error)
-}
-
-function quoted(argument: string): string {
-  return /^[\w@%+=:,./{}-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`
 }

@@ -1,6 +1,7 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { syncFolder } from '../durable.ts'
 import { FormatError } from './format.ts'
 
 /** A file that grows at its end, and can be taken back to any length that it had. */
@@ -66,15 +67,5 @@ export class AppendFile {
       const { bytesWritten } = await this.handle.write(bytes, done, bytes.length - done, offset + done)
       done += bytesWritten
     }
-  }
-}
-
-/** Makes the names in a folder durable. */
-export async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
   }
 }

@@ -1,15 +1,8 @@
-import { createReadStream } from 'node:fs'
 import { mkdir, rename } from 'node:fs/promises'
 import { join } from 'node:path'
-import {
-  asyncBufferFromFile,
-  type FileMetaData,
-  parquetMetadataAsync,
-  parquetReadObjects,
-  type SchemaElement,
-} from 'hyparquet'
-import { ByteWriter, ParquetWriter } from 'hyparquet-writer'
-import { AppendFile, syncFolder } from './append-file.ts'
+import { asyncBufferFromFile, type FileMetaData, parquetMetadataAsync, parquetReadObjects } from 'hyparquet'
+import { syncFolder } from '../durable.ts'
+import { AppendFile } from './append-file.ts'
 import {
   type DataSet,
   type Format,
@@ -23,16 +16,14 @@ import {
   WORK,
   type Writer,
 } from './format.ts'
-import { uint16Bytes, uint16Of } from './integers.ts'
 import { describe } from './output-files.ts'
+import { features, type PlacedRow, pack, ShardFile, unpack } from './parquet-shard.ts'
 import { removeShards, shardName } from './shards.ts'
 
 const FOLDER = 'data'
 const SHARDS = { before: 'train-', digits: 5, after: '.parquet' }
-/** Rows of the shard that is not written yet: Parquet cannot be appended to, this can. */
-const PENDING = { before: 'pending-', digits: 5, after: '.rows' }
-// A row group is built in memory, at about 30 bytes an id.
-const GROUP_IDS = 2 ** 20
+/** The rows of a shard until it is written: Parquet cannot be appended to, these files can. */
+const PACKED = { before: 'shard-', digits: 5, after: '.rows' }
 
 /**
  * Parquet as the Hub lays it out: data/train-00000.parquet and so on, a row per view with key string, label int64 where
@@ -51,9 +42,9 @@ export const parquet: Format = {
     await mkdir(join(out, WORK), { recursive: true })
     await syncFolder(out)
     await removeShards(join(out, FOLDER), SHARDS, (found) => found >= shard)
-    await removeShards(join(out, WORK), PENDING, (found) => found > shard || (found === shard && !begun))
-    const pending = begun ? await AppendFile.open(pendingPath(out, shard), Number(mark?.bytes)) : undefined
-    return new ParquetShardsWriter(out, dataSet, rows, pending)
+    await removeShards(join(out, WORK), PACKED, (found) => found > shard || (found === shard && !begun))
+    const open = begun ? await OpenShard.open(out, shard, dataSet, Number(mark?.bytes)) : undefined
+    return new ParquetWriter(out, dataSet, rows, open)
   },
 
   async *read(out, dataSet, rows) {
@@ -69,48 +60,104 @@ function place(rows: number, { shardSize }: DataSet): { shard: number; begun: bo
 }
 
 const shardPath = (shard: number) => `${FOLDER}/${shardName(SHARDS, shard)}`
-const pendingPath = (out: string, shard: number) => join(out, WORK, shardName(PENDING, shard))
 
-class ParquetShardsWriter implements Writer {
+/** A shard that is being filled. Its packed rows are what lasts; the Parquet file is made anew from them after a kill. */
+class OpenShard {
+  private readonly out: string
+  private readonly shard: number
+  private readonly packed: AppendFile
+  private readonly file: ShardFile
+
+  private constructor(out: string, shard: number, packed: AppendFile, file: ShardFile) {
+    this.out = out
+    this.shard = shard
+    this.packed = packed
+    this.file = file
+  }
+
+  /** @param length bytes of packed rows that are there */
+  static async open(out: string, shard: number, dataSet: DataSet, length: number): Promise<OpenShard> {
+    const path = join(out, WORK, shardName(PACKED, shard))
+    const packed = await AppendFile.open(path, length)
+    try {
+      const file = await ShardFile.open(unfinished(out), dataSet)
+      const open = new OpenShard(out, shard, packed, file)
+      for await (const row of unpack(path, dataSet)) await file.add(row)
+      return open
+    } catch (error) {
+      await packed.close()
+      throw error
+    }
+  }
+
+  /** Bytes of packed rows. */
+  get length(): number {
+    return this.packed.length
+  }
+
+  async write(rows: readonly Row[]): Promise<void> {
+    await this.packed.append(Buffer.concat(rows.map(pack)))
+    for (const row of rows) await this.file.add(row)
+  }
+
+  sync(): Promise<void> {
+    return this.packed.sync()
+  }
+
+  async finish(): Promise<void> {
+    await this.file.finish()
+    await this.packed.close()
+    await rename(unfinished(this.out), join(this.out, shardPath(this.shard)))
+    await syncFolder(join(this.out, FOLDER))
+  }
+
+  async close(): Promise<void> {
+    await this.packed.close()
+    await this.file.close()
+  }
+}
+
+const unfinished = (out: string) => join(out, WORK, 'shard.parquet')
+
+class ParquetWriter implements Writer {
   private readonly out: string
   private readonly dataSet: DataSet
   private rows: number
-  /** The rows of the shard that is begun; undefined between two shards. */
-  private pending: AppendFile | undefined
-  /** The shard that the last mark lies in: the pending rows of those before it are no longer needed. */
+  /** Undefined between two shards. */
+  private open: OpenShard | undefined
+  /** The shard that the last mark lies in: the packed rows of those before it are no longer needed. */
   private markedShard = 0
 
-  constructor(out: string, dataSet: DataSet, rows: number, pending: AppendFile | undefined) {
+  constructor(out: string, dataSet: DataSet, rows: number, open: OpenShard | undefined) {
     this.out = out
     this.dataSet = dataSet
     this.rows = rows
-    this.pending = pending
+    this.open = open
   }
 
   async write(rows: readonly Row[]): Promise<void> {
     for (let from = 0; from < rows.length; ) {
       const { shard } = place(this.rows, this.dataSet)
-      this.pending ??= await AppendFile.open(pendingPath(this.out, shard), 0)
+      this.open ??= await OpenShard.open(this.out, shard, this.dataSet, 0)
       const room = (shard + 1) * this.dataSet.shardSize - this.rows
       const part = rows.slice(from, from + room)
-      await this.pending.append(Buffer.concat(part.map(pack)))
+      await this.open.write(part)
       this.rows += part.length
       from += part.length
-      if (part.length === room) await this.writeShard(shard)
+      if (part.length === room) await this.endShard()
     }
   }
 
   async commit(): Promise<Mark> {
-    await this.pending?.sync()
+    await this.open?.sync()
     // The mark before this one is on record by now.
-    await removeShards(join(this.out, WORK), PENDING, (found) => found < this.markedShard)
+    await removeShards(join(this.out, WORK), PACKED, (found) => found < this.markedShard)
     this.markedShard = place(this.rows, this.dataSet).shard
-    return { rows: this.rows, bytes: this.pending?.length ?? 0 }
+    return { rows: this.rows, bytes: this.open?.length ?? 0 }
   }
 
   async finish() {
-    const { shard, begun } = place(this.rows, this.dataSet)
-    if (begun) await this.writeShard(shard)
+    await this.endShard()
     const files: OutputFile[] = []
     for (let first = 0; first < this.rows; first += this.dataSet.shardSize) {
       const path = shardPath(place(first, this.dataSet).shard)
@@ -120,124 +167,13 @@ class ParquetShardsWriter implements Writer {
   }
 
   async abort(): Promise<void> {
-    await this.pending?.close()
-    this.pending = undefined
+    await this.open?.close()
+    this.open = undefined
   }
 
-  /** Turns the pending rows, all of a shard, into its file. */
-  private async writeShard(shard: number): Promise<void> {
-    await this.abort()
-    const unfinished = join(this.out, WORK, 'shard.parquet')
-    await writeParquet(unfinished, this.dataSet, unpack(pendingPath(this.out, shard), this.dataSet))
-    await rename(unfinished, join(this.out, shardPath(shard)))
-    await syncFolder(join(this.out, FOLDER))
-  }
-}
-
-/** A row among the pending ones: length of the key, label (-1 for none), key, tokens. */
-function pack({ key, label, tokens }: Row): Buffer {
-  const name = Buffer.from(key)
-  const head = Buffer.alloc(8)
-  head.writeUInt32LE(name.length, 0)
-  head.writeInt32LE(label ?? -1, 4)
-  return Buffer.concat([head, name, uint16Bytes(tokens)])
-}
-
-type PendingRow = Omit<Row, 'number'>
-
-async function* unpack(path: string, { views, length }: DataSet): AsyncGenerator<PendingRow> {
-  const tokenBytes = 2 * views * length
-  let bytes = Buffer.alloc(0)
-  for await (const chunk of createReadStream(path, { highWaterMark: 2 ** 20 })) {
-    bytes = Buffer.concat([bytes, chunk])
-    let at = 0
-    while (bytes.length - at >= 8) {
-      const keyEnd = at + 8 + bytes.readUInt32LE(at)
-      if (bytes.length < keyEnd + tokenBytes) break
-      const label = bytes.readInt32LE(at + 4)
-      yield {
-        key: bytes.toString('utf8', at + 8, keyEnd),
-        label: label < 0 ? undefined : label,
-        tokens: uint16Of(bytes.subarray(keyEnd, keyEnd + tokenBytes)),
-      }
-      at = keyEnd + tokenBytes
-    }
-    bytes = bytes.subarray(at)
-  }
-}
-
-function schema({ labels }: DataSet): SchemaElement[] {
-  return [
-    { name: 'schema', num_children: labels ? 4 : 3 },
-    { name: 'key', type: 'BYTE_ARRAY', converted_type: 'UTF8', repetition_type: 'REQUIRED' },
-    ...(labels ? [{ name: 'label', type: 'INT64', repetition_type: 'REQUIRED' } as const] : []),
-    { name: 'view', type: 'INT32', converted_type: 'INT_16', repetition_type: 'REQUIRED' },
-    { name: 'tokens', converted_type: 'LIST', repetition_type: 'REQUIRED', num_children: 1 },
-    { name: 'list', repetition_type: 'REPEATED', num_children: 1 },
-    { name: 'element', type: 'INT32', converted_type: 'UINT_16', repetition_type: 'REQUIRED' },
-  ]
-}
-
-/** The types of the columns as `datasets` notes them. It reads "Sequence" in every version, "List" only from 4 on. */
-function features({ labels, classes }: DataSet): string {
-  const value = (dtype: string) => ({ dtype, _type: 'Value' })
-  return JSON.stringify({
-    info: {
-      features: {
-        key: value('string'),
-        ...(labels && { label: classes ? { names: classes, _type: 'ClassLabel' } : value('int64') }),
-        view: value('int16'),
-        tokens: { feature: value('uint16'), _type: 'Sequence' },
-      },
-    },
-  })
-}
-
-async function writeParquet(path: string, dataSet: DataSet, rows: AsyncIterable<PendingRow>): Promise<void> {
-  const { views, length, labels } = dataSet
-  const file = await AppendFile.open(path, 0)
-  try {
-    const writer = new ByteWriter()
-    const parquetWriter = new ParquetWriter({
-      writer,
-      schema: schema(dataSet),
-      kvMetadata: [{ key: 'huggingface', value: features(dataSet) }],
-      createdBy: 'nativetok',
-    })
-    const flush = async () => {
-      await file.append(writer.getBytes())
-      writer.index = 0
-    }
-    const writeGroup = async (group: readonly PendingRow[]) => {
-      const perView = <T>(value: (row: PendingRow, view: number) => T): T[] =>
-        group.flatMap((row) => Array.from({ length: views }, (_, view) => value(row, view)))
-      const tokens = perView((row, view) => Array.from(row.tokens.subarray(view * length, (view + 1) * length)))
-      parquetWriter.write({
-        columnData: [
-          { name: 'key', data: perView(({ key }) => key) },
-          ...(labels ? [{ name: 'label', data: perView(({ label }) => BigInt(label as number)) }] : []),
-          { name: 'view', data: perView((_, view) => view) },
-          // Ids in a dictionary take as many bits as the codebook needs. They do not compress any further.
-          { name: 'tokens', data: tokens, encoding: 'RLE_DICTIONARY', codec: 'UNCOMPRESSED', statistics: false },
-        ],
-        rowGroupSize: tokens.length,
-      })
-      await flush()
-    }
-    const groupRows = Math.max(1, Math.floor(GROUP_IDS / (views * length)))
-    let group: PendingRow[] = []
-    for await (const row of rows) {
-      group.push(row)
-      if (group.length < groupRows) continue
-      await writeGroup(group)
-      group = []
-    }
-    if (group.length > 0) await writeGroup(group)
-    parquetWriter.finish()
-    await flush()
-    await file.sync()
-  } finally {
-    await file.close()
+  private async endShard(): Promise<void> {
+    await this.open?.finish()
+    this.open = undefined
   }
 }
 
@@ -286,7 +222,7 @@ function image(
   records: Record<string, unknown>[],
   { views, length, labels }: DataSet,
   broken: (what: string) => FormatError,
-): PendingRow {
+): PlacedRow {
   const [{ key, label } = {}] = records
   if (typeof key !== 'string') throw broken('has no key')
   if (labels && !(typeof label === 'bigint' && label >= 0n && label <= BigInt(MOST_LABEL))) {

@@ -105,7 +105,7 @@ test('an output that is shorter than its mark is refused, not padded', async (t)
     await writer.write(makeRows(3, set))
     const mark = await writer.commit()
     await writer.abort()
-    const shortest = { jsonl: 'tokens.jsonl', webdataset: 'tokens-000000.tar', parquet: '.tokenize/pending-00000.rows' }
+    const shortest = { jsonl: 'tokens.jsonl', webdataset: 'tokens-000000.tar', parquet: '.tokenize/shard-00000.rows' }
     const name = (shortest as Record<string, string>)[format.name] ?? 'keys.txt'
     await truncate(join(out, name), 4)
     await assert.rejects(format.open(out, set, mark), FormatError)
