@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import sharp from 'sharp'
 import { decodeImage } from '../../src/formats/decode-image.ts'
+import { treeOf } from '../../tools/process-tree.ts'
 import { Service } from '../../tools/service.ts'
 import { tinyBundle } from '../helpers/bundle.ts'
 import { type Backend, listen, startBackend, until } from '../helpers/service.ts'
@@ -236,6 +237,17 @@ test('parts together are the whole', async () => {
     [...(await tokensOf(out('part-0'))), ...(await tokensOf(out('part-1')))],
     await tokensOf(out('whole')),
   )
+})
+
+test('an engine that dies is replaced, and nothing is lost', async () => {
+  const run = start([join(folder, 'many'), '--out', out('crashed'), '--model', tinyBundle('parallel')])
+  await until(() => existsSync(join(out('crashed'), '.tokenize/journal.json')))
+  const [, engine] = await treeOf(run.process.pid as number)
+  process.kill(engine as number, 'SIGKILL')
+  const { status, stderr } = await run.ended
+  assert.equal(status, 0, stderr)
+  assert.match(stderr, /engine ended, starting a replacement/)
+  assert.deepEqual(await tokensOf(out('crashed')), await tokensOf(out('whole')))
 })
 
 test('services give the same tokens, also when they are killed on the way', async () => {

@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto'
-import type { Dirent } from 'node:fs'
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { type Dirent, readFile } from 'node:fs'
+import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ItemError, messageOf, OptionsError } from '../errors.ts'
+import { promisify } from 'node:util'
+import { ItemError, OptionsError } from '../errors.ts'
 import {
   byCodePoint,
   type Item,
@@ -84,12 +85,13 @@ export async function openFolder(input: string, { labels, part }: { labels: bool
   }
 }
 
+// The one in node:fs/promises takes twice the time of the main thread.
+const readWhole = promisify(readFile)
+
 /** Reads an image's file. @throws ItemError */
 export async function readImage(path: string): Promise<Buffer> {
-  return readFile(path).catch((error: unknown) => {
-    throw new ItemError(
-      `cannot be read (${'code' in Object(error) ? (error as { code: string }).code : messageOf(error)})`,
-    )
+  return readWhole(path).catch((error: NodeJS.ErrnoException) => {
+    throw new ItemError(`cannot be read (${error.code ?? error.message})`)
   })
 }
 
