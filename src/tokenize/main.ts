@@ -1,6 +1,6 @@
 // `nativetok tokenize`: turns a data set of images into a data set of tokens; see `--help`.
 import '../formats/thread-pool.ts'
-import { mkdir, rm } from 'node:fs/promises'
+import { mkdir, readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CommanderError } from 'commander'
 import pkg from '../../package.json' with { type: 'json' }
@@ -8,6 +8,7 @@ import { createLog } from '../observability/log.ts'
 import { commandLine } from './command-line.ts'
 import { preparationOf, viewCount } from './crops.ts'
 import { messageOf, OptionsError } from './errors.ts'
+import { WORK } from './formats/format.ts'
 import { formats } from './formats/index.ts'
 import { readJournal, workFolder } from './journal.ts'
 import { Lock } from './lock.ts'
@@ -52,6 +53,7 @@ async function tokenize(options: Options, command: string): Promise<number> {
     say(`${out} is finished: ${finished.counts.rows} images`)
     return statusOf(finished)
   }
+  if (begun === undefined) await checkEmpty(out)
   await mkdir(workFolder(out), { recursive: true })
   const lock = await Lock.take(join(workFolder(out), 'lock'))
   try {
@@ -67,6 +69,16 @@ async function tokenize(options: Options, command: string): Promise<number> {
   } finally {
     await lock.release()
   }
+}
+
+/** @throws OptionsError if a folder holds what no run of this command has left there */
+async function checkEmpty(out: string): Promise<void> {
+  const names = await readdir(out).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return []
+    throw error
+  })
+  const stranger = names.find((name) => name !== WORK)
+  if (stranger !== undefined) throw new OptionsError(`${out} is not empty: it holds ${stranger}`)
 }
 
 async function openTokenizers(options: Options, say: (line: string) => void): Promise<Tokenizers> {

@@ -1,11 +1,10 @@
-import { readdir } from 'node:fs/promises'
 import { poolSize } from '../formats/thread-pool.ts'
 import type { ImagePreparation } from '../inference/inference.ts'
 import { type Crops, viewsOf } from './crops.ts'
 import { syncFolder } from './durable.ts'
-import { ItemError, OptionsError } from './errors.ts'
+import { ItemError } from './errors.ts'
 import { ErrorsLog } from './errors-log.ts'
-import { type Format, type OutputFile, type Row, WORK, type Writer } from './formats/format.ts'
+import type { Format, OutputFile, Row, Writer } from './formats/format.ts'
 import { inOrder } from './in-order.ts'
 import { beginning, readJournal, type State, writeJournal } from './journal.ts'
 import { type Counts, checkSamePlan, dataSetOf, type Plan } from './manifest.ts'
@@ -48,11 +47,11 @@ const PREPARING = 2 * poolSize
 type Outcome<T> = { item: Item } & ({ value: T } | { failed: string })
 
 /**
- * Tokenizes a source into an output folder, from where an earlier run stopped. Images are read, decoded and encoded many at a time and written
- * in order.
+ * Tokenizes a source into an output folder, from where an earlier run stopped. Images are read, decoded and encoded many at
+ * a time, and written in order.
  *
  * @returns what was written, and how many images were behind when it began
- * @throws OptionsError if the folder holds something else; StrictError; StoppedError
+ * @throws OptionsError if the folder was begun with another plan; StrictError; StoppedError
  */
 export async function run(job: Job): Promise<{ counts: Counts; files: OutputFile[]; began: number }> {
   const { out, plan, format } = job
@@ -80,8 +79,6 @@ async function begin({ out, plan }: Job): Promise<State> {
     checkSamePlan(out, journal.plan, plan)
     return journal.state
   }
-  const stranger = (await readdir(out)).find((name) => name !== WORK)
-  if (stranger !== undefined) throw new OptionsError(`${out} is not empty: it holds ${stranger}`)
   await writeJournal(out, { plan, state: beginning })
   await syncFolder(out)
   return beginning
@@ -96,7 +93,6 @@ class Recorder {
   #position: State['position']
   #rows: number
   #pending: Row[] = []
-  #mark: State['mark']
 
   constructor(job: Job, state: State, writer: Writer, errors: ErrorsLog) {
     this.#job = job
@@ -105,7 +101,6 @@ class Recorder {
     this.#labels = new Set(state.labels)
     this.#position = state.position
     this.#rows = state.rows
-    this.#mark = state.mark
   }
 
   /** @returns where the run stands at the end of the source */
@@ -148,14 +143,14 @@ class Recorder {
 
   async #commit(): Promise<State> {
     await this.#flush()
-    this.#mark = await this.#writer.commit()
+    const mark = await this.#writer.commit()
     await this.#errors.sync()
     const state: State = {
       position: this.#position,
       rows: this.#rows,
       errors: this.#errors.state,
       labels: [...this.#labels].sort((a, b) => a - b),
-      mark: this.#mark,
+      mark,
     }
     await writeJournal(this.#job.out, { plan: this.#job.plan, state })
     return state
