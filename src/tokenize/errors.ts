@@ -8,3 +8,10 @@ export class ItemError extends Error {}
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
+
+/** What to throw when an input cannot be opened: naming what is not there is the user's mistake, anything else is not. */
+export function unreadable(path: string, error: unknown): Error {
+  const { code } = error as { code?: unknown }
+  const sentence = `${path} cannot be read (${messageOf(error)})`
+  return code === 'ENOENT' || code === 'ENOTDIR' ? new OptionsError(sentence) : new Error(sentence)
+}

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { link, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
-import { OptionsError } from './errors.ts'
 
 /** The process that holds a lock. */
 interface Holder {
@@ -22,7 +21,7 @@ export class Lock {
   readonly #path: string
   readonly #touch: NodeJS.Timeout
 
-  /** @throws OptionsError naming the process that holds the lock */
+  /** @throws Error naming the process that holds the lock */
   static async take(path: string): Promise<Lock> {
     const own: Holder = { host: hostname(), pid: process.pid, started: await startOf(process.pid) }
     const temporary = `${path}.${randomUUID()}`
@@ -32,7 +31,7 @@ export class Lock {
         if (await linked(temporary, path)) return new Lock(path)
         await removeStale(path, temporary)
       }
-      throw new OptionsError(`${path} is being taken by other runs`)
+      throw new Error(`${path} is being taken by other runs`)
     } finally {
       await rm(temporary, { force: true })
     }
@@ -64,13 +63,13 @@ async function linked(from: string, to: string): Promise<boolean> {
   }
 }
 
-/** @throws OptionsError if the lock's holder is alive */
+/** @throws Error if the lock's holder is alive */
 async function removeStale(path: string, temporary: string): Promise<void> {
   const text = await readFile(path, 'utf8').catch(() => undefined)
   if (text === undefined) return
   const { host, pid, started } = JSON.parse(text) as Holder
   if (host === hostname() ? await isAlive(pid, started) : await isTouched(path, temporary)) {
-    throw new OptionsError(`another run is writing there: process ${pid} on ${host}`)
+    throw new Error(`another run is writing there: process ${pid} on ${host}`)
   }
   const aside = `${temporary}.stale`
   await rename(path, aside).catch(() => {})

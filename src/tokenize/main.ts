@@ -9,7 +9,7 @@ import { commandLine } from './command-line.ts'
 import { preparationOf, viewCount } from './crops.ts'
 import { messageOf, OptionsError } from './errors.ts'
 import { formats } from './formats/index.ts'
-import { workFolder } from './journal.ts'
+import { readJournal, workFolder } from './journal.ts'
 import { Lock } from './lock.ts'
 import { checkSamePlan, dataSetOf, type Manifest, type Plan, readManifest, writeManifest } from './manifest.ts'
 import { type Options, readOptions } from './options.ts'
@@ -17,9 +17,9 @@ import { Progress } from './progress.ts'
 import { run, StoppedError } from './run.ts'
 import { openSource } from './sources/open.ts'
 import type { Source } from './sources/source.ts'
-import { EmbeddedTokenizer } from './tokenizers/embedded.ts'
+import { openEmbedded } from './tokenizers/embedded.ts'
 import { RemoteTokenizer } from './tokenizers/remote.ts'
-import type { Model, Tokenizer } from './tokenizers/tokenizer.ts'
+import type { Tokenizer, Tokenizers } from './tokenizers/tokenizer.ts'
 
 /** Exit statuses: see docs/tokenize.md. */
 const [DONE, FAILED, WRONG_OPTIONS, SOME_FAILED] = [0, 1, 2, 3]
@@ -38,43 +38,53 @@ async function main(args: readonly string[]): Promise<number> {
 
 /** @returns the exit status */
 async function tokenize(options: Options, command: string): Promise<number> {
+  const { out } = options
   const say = (line: string) => void process.stderr.write(`${line}\n`)
   const source = await openSource({ ...options, say })
-  const tokenizer = await startTokenizer(options, say)
+  const tokenizers = await openTokenizers(options, say)
+  const wanted = planOf(options, source, tokenizers.model)
+  const finished = await readManifest(out)
+  const begun = finished ?? (await readJournal(out))?.plan
+  if (begun !== undefined) checkSamePlan(out, begun, { provider: begun.provider, ...wanted })
+  if (finished !== undefined) {
+    // A run that was killed between its last two steps leaves it.
+    await rm(workFolder(out), { recursive: true, force: true })
+    say(`${out} is finished: ${finished.counts.rows} images`)
+    return statusOf(finished)
+  }
+  await mkdir(workFolder(out), { recursive: true })
+  const lock = await Lock.take(join(workFolder(out), 'lock'))
   try {
-    const plan = planOf(options, source, tokenizer.model)
-    const { out } = options
-    const finished = await readManifest(out)
-    if (finished !== undefined) {
-      checkSamePlan(out, finished, plan)
-      // A run that was killed between its last two steps leaves it.
-      await rm(workFolder(out), { recursive: true, force: true })
-      say(`${out} is finished: ${finished.counts.rows} images`)
-      return statusOf(finished)
-    }
-    await mkdir(workFolder(out), { recursive: true })
-    const lock = await Lock.take(join(workFolder(out), 'lock'))
+    const tokenizer = await tokenizers.start()
     try {
+      const plan = { ...wanted, provider: tokenizer.model.provider }
       const manifest = await write(options, { plan, source, tokenizer, command })
       await rm(workFolder(out), { recursive: true })
       return statusOf(manifest)
     } finally {
-      await lock.release()
+      await tokenizer.close()
     }
   } finally {
-    await tokenizer.close()
+    await lock.release()
   }
 }
 
-function startTokenizer(options: Options, say: (line: string) => void): Promise<Tokenizer> {
+async function openTokenizers(options: Options, say: (line: string) => void): Promise<Tokenizers> {
   const { url: urls } = options
-  if (urls !== undefined) return RemoteTokenizer.start({ urls, apiKey: process.env.NATIVETOK_API_KEY, say })
+  if (urls !== undefined) {
+    const tokenizer = await RemoteTokenizer.start({ urls, apiKey: process.env.NATIVETOK_API_KEY, say })
+    return { model: tokenizer.model, start: async () => tokenizer }
+  }
   const destination = { write: (line: string) => void process.stderr.write(line) }
-  return EmbeddedTokenizer.start({ ...options, log: createLog({ level: 'warn', format: 'text', destination }) })
+  return openEmbedded({ ...options, log: createLog({ level: 'warn', format: 'text', destination }) })
 }
 
 /** @throws OptionsError if the model or the format cannot do what was asked for */
-function planOf(options: Options, source: Source, model: Model): Plan {
+function planOf(
+  options: Options,
+  source: Source,
+  model: Tokenizers['model'],
+): Omit<Plan, 'provider'> & Partial<Pick<Plan, 'provider'>> {
   const { length = model.length, crops, flip, part, shardSize } = options
   const format = formats[options.format]
   if (length > model.length || (length < model.length && !model.prefixes)) {
@@ -82,14 +92,14 @@ function planOf(options: Options, source: Source, model: Model): Plan {
       `--length ${length}: ${model.name} makes ${model.prefixes ? '1 to ' : 'exactly '}${model.length} tokens`,
     )
   }
-  const plan: Plan = {
+  const plan = {
     version: pkg.version,
     format: { name: format.name, version: format.version, shardSize },
     model: {
       ...{ name: model.name, digest: model.model, bundle: model.bundle },
       ...{ imageSize: model.image.size, codebookSize: model.codebookSize },
     },
-    provider: model.provider,
+    ...(model.provider && { provider: model.provider }),
     tokens: { length, views: viewCount({ crops, flip }), crops, flip },
     preprocessing: preparationOf({ crops, flip }, model.image),
     source: { kind: source.kind, digest: source.digest, labels: source.labels, part: `${part.index}/${part.count}` },

@@ -61,7 +61,7 @@ export async function writeManifest(out: string, manifest: Manifest): Promise<vo
 }
 
 /** What a format has to know of a data set. */
-export function dataSetOf({ format, model, tokens, source, classes }: Plan): DataSet {
+export function dataSetOf({ format, model, tokens, source, classes }: Omit<Plan, 'provider'>): DataSet {
   const { imageSize, codebookSize } = model
   const { length, views } = tokens
   const { shardSize } = format

@@ -38,7 +38,7 @@ export class StrictError extends Error {}
 export class StoppedError extends Error {}
 
 /** How often what was written is made durable, which is how much work a kill can cost. */
-const COMMIT_MS = 2000
+const COMMIT_MS = 1000
 /** Rows that are written at a time. */
 const ROWS_AT_ONCE = 64
 /** Images that are read and decoded at a time: as many as the threads decode, and as many again that wait for a disk. */

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
-import { messageOf, OptionsError } from '../errors.ts'
+import { OptionsError, unreadable } from '../errors.ts'
 import { readImage } from './folder.ts'
 import { labelsOf } from './labels.ts'
 import { type Item, keysOf, type Part, type Position, type Source, sliceOf } from './source.ts'
@@ -77,7 +77,7 @@ function readLines(text: string, input: string): Line[] {
 /** Reads a text file in UTF-8. @throws OptionsError */
 export async function readText(path: string): Promise<string> {
   const bytes = await readFile(path).catch((error: unknown) => {
-    throw new OptionsError(`${path} cannot be read (${messageOf(error)})`)
+    throw unreadable(path, error)
   })
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes)

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { readdir, stat } from 'node:fs/promises'
 import { parse } from 'csv-parse/sync'
-import { ItemError, messageOf, OptionsError } from '../errors.ts'
+import { ItemError, messageOf, OptionsError, unreadable } from '../errors.ts'
 import { openFolder } from './folder.ts'
 import { labelsOf } from './labels.ts'
 import { openList, readText } from './list.ts'
@@ -46,7 +46,7 @@ export async function openSource(options: SourceOptions): Promise<Source> {
 async function kindOf(input: string): Promise<Source['kind']> {
   if (isPattern(input)) return kindOfFile(input)
   const found = await stat(input).catch((error: unknown) => {
-    throw new OptionsError(`${input} cannot be read (${messageOf(error)})`)
+    throw unreadable(input, error)
   })
   if (!found.isDirectory()) return kindOfFile(input)
   const names = await readdir(input)

@@ -1,6 +1,6 @@
 import { readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { messageOf, OptionsError } from '../errors.ts'
+import { OptionsError, unreadable } from '../errors.ts'
 import { byCodePoint } from './source.ts'
 
 /** A file of a data set that is cut into several. */
@@ -53,7 +53,7 @@ export function expand(pattern: string): string[] {
 
 async function shardAt(path: string): Promise<Shard> {
   const found = await stat(path).catch((error: unknown) => {
-    throw new OptionsError(`${path} cannot be read (${messageOf(error)})`)
+    throw unreadable(path, error)
   })
   return { path, name: path.slice(path.lastIndexOf('/') + 1), bytes: found.size }
 }

@@ -1,6 +1,8 @@
+import { readBundle } from '../../inference/bundle.ts'
+import { sequenceLength } from '../../inference/graphs.ts'
 import { EngineFailedError, Inference, type InferenceOptions } from '../../inference/inference.ts'
 import { ItemError } from '../errors.ts'
-import type { Model, Tokenizer } from './tokenizer.ts'
+import type { Model, Tokenizer, Tokenizers } from './tokenizer.ts'
 
 export type EmbeddedOptions = Pick<
   InferenceOptions,
@@ -11,6 +13,21 @@ export type EmbeddedOptions = Pick<
 const BATCH_TIMEOUT_MS = 10_000
 /** Batches per engine: one that runs, one that waits, and one that fills while images are written in order. */
 const BATCHES_AHEAD = 3
+
+/**
+ * Reads a bundle, for engines to start later.
+ * @throws BundleError
+ */
+export async function openEmbedded(options: EmbeddedOptions): Promise<Tokenizers> {
+  const { manifest, shape, modelDigest, bundleDigest } = await readBundle(options.model)
+  return {
+    model: {
+      ...{ name: manifest.name, model: modelDigest, bundle: bundleDigest, prefixes: shape.kind === 'causal' },
+      ...{ image: manifest.image, length: sequenceLength(shape), codebookSize: shape.codebook.size },
+    },
+    start: () => EmbeddedTokenizer.start(options),
+  }
+}
 
 /** Encodes in engine processes of its own. */
 export class EmbeddedTokenizer implements Tokenizer {

@@ -16,6 +16,13 @@ export interface Model {
   provider: Provider
 }
 
+/** A model that can be used, and how. Engines of its own start only when they are needed. */
+export interface Tokenizers {
+  /** Without the provider where it is only known after the start. */
+  readonly model: Omit<Model, 'provider'> & Partial<Pick<Model, 'provider'>>
+  start(): Promise<Tokenizer>
+}
+
 /** Encodes views with one model, many at a time. */
 export interface Tokenizer {
   readonly model: Model
