@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import NODE, ROOT
+from conftest import FIXTURES, NODE, PHOTOS, ROOT
 from loaders import Jsonl1d, LlamaGen, RandAR, train_step, webdataset
 from numpy.typing import NDArray
 from torch.utils.data import default_collate
@@ -240,7 +240,7 @@ class TestWebDataset:
 def cluster() -> Iterator[Any]:
     """Ray on this machine."""
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="warning")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="warning")
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     yield ray
     ray.shutdown()
@@ -322,3 +322,27 @@ class TestParquet:
         assert np.array_equal(batch["tokens"].numpy(), truth.per_view)
         if truth.labels is not None:
             assert batch["label"].dtype == torch.int64
+
+
+def test_datasets_loads_the_folder_that_the_command_writes(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    photos = tmp_path / "photos"
+    for photo in PHOTOS[:6]:
+        folder = photos / ("late" if photo.stem > "c" else "early")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, folder)
+    (photos / "late" / "broken.jpg").write_text("not an image")
+    command = [ROOT / "bin" / "nativetok", "tokenize", photos, "--flip", "--engines", "1", "--threads", "1"]
+    command += ["--model", FIXTURES / "bundles" / "nativetok-a"]
+    for name in ["parquet", "jsonl"]:
+        ended = subprocess.run([*map(str, command), "--format", name, "--out", str(tmp_path / name)])
+        assert ended.returncode == 3, "one image is broken"
+    # tokens.json and errors.jsonl lie beside the data.
+    train = datasets.load_dataset(str(tmp_path / "parquet"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert train.features["label"].names == ["early", "late"]
+    loader = Jsonl1d(str(tmp_path / "jsonl" / "tokens.jsonl"))
+    assert len(train) == len(loader) == 12
+    for row, (ids, label) in zip(train, (loader[i] for i in range(len(loader))), strict=True):
+        assert row["tokens"] == ids.tolist()
+        assert row["label"] == label
+        assert row["key"].split("/")[0] == ["early", "late"][row["label"]]

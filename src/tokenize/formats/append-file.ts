@@ -8,10 +8,10 @@ import { FormatError } from './format.ts'
 export class AppendFile {
   /** Bytes so far. */
   length: number
-  private readonly handle: FileHandle
+  readonly #handle: FileHandle
 
   private constructor(handle: FileHandle, length: number) {
-    this.handle = handle
+    this.#handle = handle
     this.length = length
   }
 
@@ -44,27 +44,27 @@ export class AppendFile {
   }
 
   async append(bytes: Uint8Array): Promise<void> {
-    await this.put(bytes, this.length)
+    await this.#put(bytes, this.length)
     this.length += bytes.length
   }
 
   /** Writes over bytes that are there. */
   async overwrite(bytes: Uint8Array, offset: number): Promise<void> {
-    await this.put(bytes, offset)
+    await this.#put(bytes, offset)
   }
 
   sync(): Promise<void> {
-    return this.handle.sync()
+    return this.#handle.sync()
   }
 
   close(): Promise<void> {
-    return this.handle.close()
+    return this.#handle.close()
   }
 
-  private async put(bytes: Uint8Array, offset: number): Promise<void> {
+  async #put(bytes: Uint8Array, offset: number): Promise<void> {
     // A disk that fills up takes a part first and says so only at the next write.
     for (let done = 0; done < bytes.length; ) {
-      const { bytesWritten } = await this.handle.write(bytes, done, bytes.length - done, offset + done)
+      const { bytesWritten } = await this.#handle.write(bytes, done, bytes.length - done, offset + done)
       done += bytesWritten
     }
   }

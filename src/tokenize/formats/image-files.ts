@@ -22,21 +22,21 @@ export interface Layout {
 
 /** Writes a format with files per image, and keys.txt beside their folders. */
 export class ImageFilesWriter implements Writer {
-  private readonly out: string
-  private readonly layout: Layout
-  private readonly keys: AppendFile
-  private rows: number
-  private readonly limit = pLimit(FILES_AT_A_TIME)
+  readonly #out: string
+  readonly #layout: Layout
+  readonly #keys: AppendFile
+  #rows: number
+  readonly #limit = pLimit(FILES_AT_A_TIME)
   /** Folders, relative to the output, in which names are younger than the last commit. */
-  private readonly changed = new Set<string>()
+  readonly #changed = new Set<string>()
   /** Folders that are known to exist. */
-  private readonly made = new Set<string>()
+  readonly #made = new Set<string>()
 
   private constructor(out: string, layout: Layout, keys: AppendFile, rows: number) {
-    this.out = out
-    this.layout = layout
-    this.keys = keys
-    this.rows = rows
+    this.#out = out
+    this.#layout = layout
+    this.#keys = keys
+    this.#rows = rows
   }
 
   static async open(out: string, layout: Layout, mark: Mark | undefined): Promise<ImageFilesWriter> {
@@ -47,43 +47,43 @@ export class ImageFilesWriter implements Writer {
   }
 
   async write(rows: readonly Row[]): Promise<void> {
-    const files = rows.flatMap((row) => this.layout.files(row))
-    for (const [path] of files) await this.makeFolder(dirname(path))
-    await this.limit.map(files, ([path, bytes]) => writeDurably(join(this.out, path), bytes))
-    await this.keys.append(keyLines(rows))
-    this.rows += rows.length
+    const files = rows.flatMap((row) => this.#layout.files(row))
+    for (const [path] of files) await this.#makeFolder(dirname(path))
+    await this.#limit.map(files, ([path, bytes]) => writeDurably(join(this.#out, path), bytes))
+    await this.#keys.append(keyLines(rows))
+    this.#rows += rows.length
   }
 
   async commit(): Promise<Mark> {
-    await this.limit.map(this.changed, (folder) => syncFolder(join(this.out, folder)))
-    this.changed.clear()
-    await this.keys.sync()
-    return { rows: this.rows, keys: this.keys.length }
+    await this.#limit.map(this.#changed, (folder) => syncFolder(join(this.#out, folder)))
+    this.#changed.clear()
+    await this.#keys.sync()
+    return { rows: this.#rows, keys: this.#keys.length }
   }
 
   async finish(): Promise<OutputFile[]> {
     // An output without images has its folders nevertheless.
-    for (const folder of this.layout.folders) await this.makeFolder(folder.slice(0, -1))
+    for (const folder of this.#layout.folders) await this.#makeFolder(folder.slice(0, -1))
     await this.commit()
-    await this.keys.close()
+    await this.#keys.close()
     const files: OutputFile[] = []
-    for (const path of [...this.layout.folders, KEYS_FILE]) files.push(await describe(this.out, path))
+    for (const path of [...this.#layout.folders, KEYS_FILE]) files.push(await describe(this.#out, path))
     return files
   }
 
   abort(): Promise<void> {
-    return this.keys.close()
+    return this.#keys.close()
   }
 
-  private async makeFolder(folder: string): Promise<void> {
-    this.changed.add(folder)
-    if (this.made.has(folder)) return
-    await mkdir(join(this.out, folder), { recursive: true })
-    this.made.add(folder)
+  async #makeFolder(folder: string): Promise<void> {
+    this.#changed.add(folder)
+    if (this.#made.has(folder)) return
+    await mkdir(join(this.#out, folder), { recursive: true })
+    this.#made.add(folder)
     // Its own name has to last too, also where a run that was killed has made it and no more.
     for (let parent = folder; parent !== '.'; ) {
       parent = dirname(parent)
-      this.changed.add(parent)
+      this.#changed.add(parent)
     }
   }
 }

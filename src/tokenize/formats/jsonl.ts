@@ -72,40 +72,40 @@ function parse(text: string, line: number, { length }: DataSet, before: readonly
 }
 
 class JsonlWriter implements Writer {
-  private readonly out: string
-  private readonly length: number
-  private readonly file: AppendFile
+  readonly #out: string
+  readonly #length: number
+  readonly #file: AppendFile
 
   constructor(out: string, length: number, file: AppendFile) {
-    this.out = out
-    this.length = length
-    this.file = file
+    this.#out = out
+    this.#length = length
+    this.#file = file
   }
 
   async write(rows: readonly Row[]): Promise<void> {
     let text = ''
     for (const { key, label, tokens } of rows) {
-      for (let view = 0; view * this.length < tokens.length; view++) {
-        const ids = Array.from(tokens.subarray(view * this.length, (view + 1) * this.length))
+      for (let view = 0; view * this.#length < tokens.length; view++) {
+        const ids = Array.from(tokens.subarray(view * this.#length, (view + 1) * this.#length))
         const line: Line = { class_id: label as number, tokens: ids, key, view }
         text += `${JSON.stringify(line)}\n`
       }
     }
-    await this.file.append(Buffer.from(text))
+    await this.#file.append(Buffer.from(text))
   }
 
   async commit() {
-    await this.file.sync()
-    return { bytes: this.file.length }
+    await this.#file.sync()
+    return { bytes: this.#file.length }
   }
 
   async finish() {
-    await this.file.sync()
-    await this.file.close()
-    return [await describe(this.out, FILE)]
+    await this.#file.sync()
+    await this.#file.close()
+    return [await describe(this.#out, FILE)]
   }
 
   abort(): Promise<void> {
-    return this.file.close()
+    return this.#file.close()
   }
 }

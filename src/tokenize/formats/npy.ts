@@ -66,12 +66,12 @@ const tokensHeader = ({ views, length }: DataSet, rows: number) =>
 const labelsHeader = (rows: number) => npyHeader('<i8', [rows])
 
 class NpyWriter implements Writer {
-  private readonly out: string
-  private readonly dataSet: DataSet
-  private rows: number
-  private readonly tokens: AppendFile
-  private readonly labels: AppendFile | undefined
-  private readonly keys: AppendFile
+  readonly #out: string
+  readonly #dataSet: DataSet
+  #rows: number
+  readonly #tokens: AppendFile
+  readonly #labels: AppendFile | undefined
+  readonly #keys: AppendFile
 
   constructor(
     out: string,
@@ -79,40 +79,40 @@ class NpyWriter implements Writer {
     rows: number,
     files: { tokens: AppendFile; labels: AppendFile | undefined; keys: AppendFile },
   ) {
-    this.out = out
-    this.dataSet = dataSet
-    this.rows = rows
-    this.tokens = files.tokens
-    this.labels = files.labels
-    this.keys = files.keys
+    this.#out = out
+    this.#dataSet = dataSet
+    this.#rows = rows
+    this.#tokens = files.tokens
+    this.#labels = files.labels
+    this.#keys = files.keys
   }
 
   async write(rows: readonly Row[]): Promise<void> {
-    await this.tokens.append(Buffer.concat(rows.map(({ tokens }) => uint16Bytes(tokens))))
-    await this.labels?.append(int64Bytes(rows.map(({ label }) => label as number)))
-    await this.keys.append(keyLines(rows))
-    this.rows += rows.length
+    await this.#tokens.append(Buffer.concat(rows.map(({ tokens }) => uint16Bytes(tokens))))
+    await this.#labels?.append(int64Bytes(rows.map(({ label }) => label as number)))
+    await this.#keys.append(keyLines(rows))
+    this.#rows += rows.length
   }
 
   async commit(): Promise<Mark> {
-    for (const file of this.files()) await file.sync()
-    return { rows: this.rows, keys: this.keys.length }
+    for (const file of this.#files()) await file.sync()
+    return { rows: this.#rows, keys: this.#keys.length }
   }
 
   async finish() {
-    await this.tokens.overwrite(tokensHeader(this.dataSet, this.rows), 0)
-    await this.labels?.overwrite(labelsHeader(this.rows), 0)
+    await this.#tokens.overwrite(tokensHeader(this.#dataSet, this.#rows), 0)
+    await this.#labels?.overwrite(labelsHeader(this.#rows), 0)
     await this.commit()
     await this.abort()
-    const names = [TOKENS, ...(this.labels ? [LABELS] : []), KEYS_FILE]
-    return Promise.all(names.map((name) => describe(this.out, name)))
+    const names = [TOKENS, ...(this.#labels ? [LABELS] : []), KEYS_FILE]
+    return Promise.all(names.map((name) => describe(this.#out, name)))
   }
 
   async abort(): Promise<void> {
-    for (const file of this.files()) await file.close()
+    for (const file of this.#files()) await file.close()
   }
 
-  private files(): AppendFile[] {
-    return [this.tokens, ...(this.labels ? [this.labels] : []), this.keys]
+  #files(): AppendFile[] {
+    return [this.#tokens, ...(this.#labels ? [this.#labels] : []), this.#keys]
   }
 }

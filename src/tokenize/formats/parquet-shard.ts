@@ -72,19 +72,19 @@ export function features({ labels, classes }: DataSet): string {
 
 /** A Parquet file that is being written, row group by row group. */
 export class ShardFile {
-  private readonly file: AppendFile
-  private readonly dataSet: DataSet
-  private readonly groupRows: number
-  private readonly bytes = new ByteWriter()
-  private readonly writer: ParquetWriter
-  private group: PlacedRow[] = []
+  readonly #file: AppendFile
+  readonly #dataSet: DataSet
+  readonly #groupRows: number
+  readonly #bytes = new ByteWriter()
+  readonly #writer: ParquetWriter
+  #group: PlacedRow[] = []
 
   private constructor(file: AppendFile, dataSet: DataSet) {
-    this.file = file
-    this.dataSet = dataSet
-    this.groupRows = Math.max(1, Math.floor(GROUP_IDS / (dataSet.views * dataSet.length)))
-    this.writer = new ParquetWriter({
-      writer: this.bytes,
+    this.#file = file
+    this.#dataSet = dataSet
+    this.#groupRows = Math.max(1, Math.floor(GROUP_IDS / (dataSet.views * dataSet.length)))
+    this.#writer = new ParquetWriter({
+      writer: this.#bytes,
       schema: schema(dataSet),
       kvMetadata: [{ key: 'huggingface', value: features(dataSet) }],
       createdBy: 'nativetok',
@@ -97,31 +97,31 @@ export class ShardFile {
   }
 
   async add(row: PlacedRow): Promise<void> {
-    this.group.push(row)
-    if (this.group.length === this.groupRows) await this.writeGroup()
+    this.#group.push(row)
+    if (this.#group.length === this.#groupRows) await this.#writeGroup()
   }
 
   /** Completes the file, durably. */
   async finish(): Promise<void> {
-    if (this.group.length > 0) await this.writeGroup()
-    this.writer.finish()
-    await this.flush()
-    await this.file.sync()
-    await this.file.close()
+    if (this.#group.length > 0) await this.#writeGroup()
+    this.#writer.finish()
+    await this.#flush()
+    await this.#file.sync()
+    await this.#file.close()
   }
 
   close(): Promise<void> {
-    return this.file.close()
+    return this.#file.close()
   }
 
-  private async writeGroup(): Promise<void> {
-    const { group } = this
-    const { views, length, labels } = this.dataSet
-    this.group = []
+  async #writeGroup(): Promise<void> {
+    const group = this.#group
+    const { views, length, labels } = this.#dataSet
+    this.#group = []
     const perView = <T>(value: (row: PlacedRow, view: number) => T): T[] =>
       group.flatMap((row) => Array.from({ length: views }, (_, view) => value(row, view)))
     const tokens = perView((row, view) => Array.from(row.tokens.subarray(view * length, (view + 1) * length)))
-    this.writer.write({
+    this.#writer.write({
       columnData: [
         { name: 'key', data: perView(({ key }) => key) },
         ...(labels ? [{ name: 'label', data: perView(({ label }) => BigInt(label as number)) }] : []),
@@ -131,11 +131,11 @@ export class ShardFile {
       ],
       rowGroupSize: tokens.length,
     })
-    await this.flush()
+    await this.#flush()
   }
 
-  private async flush(): Promise<void> {
-    await this.file.append(this.bytes.getBytes())
-    this.bytes.index = 0
+  async #flush(): Promise<void> {
+    await this.#file.append(this.#bytes.getBytes())
+    this.#bytes.index = 0
   }
 }

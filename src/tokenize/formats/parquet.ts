@@ -18,7 +18,7 @@ import {
 } from './format.ts'
 import { describe } from './output-files.ts'
 import { features, type PlacedRow, pack, ShardFile, unpack } from './parquet-shard.ts'
-import { removeShards, shardName } from './shards.ts'
+import { place, removeShards, shardName } from './shards.ts'
 
 const FOLDER = 'data'
 const SHARDS = { before: 'train-', digits: 5, after: '.parquet' }
@@ -42,7 +42,6 @@ export const parquet: Format = {
     await mkdir(join(out, WORK), { recursive: true })
     await syncFolder(out)
     await removeShards(join(out, FOLDER), SHARDS, (found) => found >= shard)
-    await removeShards(join(out, WORK), PACKED, (found) => found > shard || (found === shard && !begun))
     const open = begun ? await OpenShard.open(out, shard, dataSet, Number(mark?.bytes)) : undefined
     return new ParquetWriter(out, dataSet, rows, open)
   },
@@ -54,25 +53,20 @@ export const parquet: Format = {
   },
 }
 
-/** Where the row after `rows` rows goes. */
-function place(rows: number, { shardSize }: DataSet): { shard: number; begun: boolean } {
-  return { shard: Math.floor(rows / shardSize), begun: rows % shardSize > 0 }
-}
-
 const shardPath = (shard: number) => `${FOLDER}/${shardName(SHARDS, shard)}`
 
 /** A shard that is being filled. Its packed rows are what lasts; the Parquet file is made anew from them after a kill. */
 class OpenShard {
-  private readonly out: string
-  private readonly shard: number
-  private readonly packed: AppendFile
-  private readonly file: ShardFile
+  readonly #out: string
+  readonly #shard: number
+  readonly #packed: AppendFile
+  readonly #file: ShardFile
 
   private constructor(out: string, shard: number, packed: AppendFile, file: ShardFile) {
-    this.out = out
-    this.shard = shard
-    this.packed = packed
-    this.file = file
+    this.#out = out
+    this.#shard = shard
+    this.#packed = packed
+    this.#file = file
   }
 
   /** @param length bytes of packed rows that are there */
@@ -92,88 +86,88 @@ class OpenShard {
 
   /** Bytes of packed rows. */
   get length(): number {
-    return this.packed.length
+    return this.#packed.length
   }
 
   async write(rows: readonly Row[]): Promise<void> {
-    await this.packed.append(Buffer.concat(rows.map(pack)))
-    for (const row of rows) await this.file.add(row)
+    await this.#packed.append(Buffer.concat(rows.map(pack)))
+    for (const row of rows) await this.#file.add(row)
   }
 
   sync(): Promise<void> {
-    return this.packed.sync()
+    return this.#packed.sync()
   }
 
   async finish(): Promise<void> {
-    await this.file.finish()
-    await this.packed.close()
-    await rename(unfinished(this.out), join(this.out, shardPath(this.shard)))
-    await syncFolder(join(this.out, FOLDER))
+    await this.#file.finish()
+    await this.#packed.close()
+    await rename(unfinished(this.#out), join(this.#out, shardPath(this.#shard)))
+    await syncFolder(join(this.#out, FOLDER))
   }
 
   async close(): Promise<void> {
-    await this.packed.close()
-    await this.file.close()
+    await this.#packed.close()
+    await this.#file.close()
   }
 }
 
 const unfinished = (out: string) => join(out, WORK, 'shard.parquet')
 
 class ParquetWriter implements Writer {
-  private readonly out: string
-  private readonly dataSet: DataSet
-  private rows: number
+  readonly #out: string
+  readonly #dataSet: DataSet
+  #rows: number
   /** Undefined between two shards. */
-  private open: OpenShard | undefined
+  #open: OpenShard | undefined
   /** The shard that the last mark lies in: the packed rows of those before it are no longer needed. */
-  private markedShard = 0
+  #markedShard = 0
 
   constructor(out: string, dataSet: DataSet, rows: number, open: OpenShard | undefined) {
-    this.out = out
-    this.dataSet = dataSet
-    this.rows = rows
-    this.open = open
+    this.#out = out
+    this.#dataSet = dataSet
+    this.#rows = rows
+    this.#open = open
   }
 
   async write(rows: readonly Row[]): Promise<void> {
     for (let from = 0; from < rows.length; ) {
-      const { shard } = place(this.rows, this.dataSet)
-      this.open ??= await OpenShard.open(this.out, shard, this.dataSet, 0)
-      const room = (shard + 1) * this.dataSet.shardSize - this.rows
+      const { shard } = place(this.#rows, this.#dataSet)
+      this.#open ??= await OpenShard.open(this.#out, shard, this.#dataSet, 0)
+      const room = (shard + 1) * this.#dataSet.shardSize - this.#rows
       const part = rows.slice(from, from + room)
-      await this.open.write(part)
-      this.rows += part.length
+      await this.#open.write(part)
+      this.#rows += part.length
       from += part.length
-      if (part.length === room) await this.endShard()
+      if (part.length === room) await this.#endShard()
     }
   }
 
   async commit(): Promise<Mark> {
-    await this.open?.sync()
+    await this.#open?.sync()
     // The mark before this one is on record by now.
-    await removeShards(join(this.out, WORK), PACKED, (found) => found < this.markedShard)
-    this.markedShard = place(this.rows, this.dataSet).shard
-    return { rows: this.rows, bytes: this.open?.length ?? 0 }
+    await removeShards(join(this.#out, WORK), PACKED, (found) => found < this.#markedShard)
+    this.#markedShard = place(this.#rows, this.#dataSet).shard
+    return { rows: this.#rows, bytes: this.#open?.length ?? 0 }
   }
 
   async finish() {
-    await this.endShard()
+    await this.#endShard()
     const files: OutputFile[] = []
-    for (let first = 0; first < this.rows; first += this.dataSet.shardSize) {
-      const path = shardPath(place(first, this.dataSet).shard)
-      files.push({ ...(await describe(this.out, path)), rows: Math.min(this.dataSet.shardSize, this.rows - first) })
+    for (let first = 0; first < this.#rows; first += this.#dataSet.shardSize) {
+      const path = shardPath(place(first, this.#dataSet).shard)
+      files.push({ ...(await describe(this.#out, path)), rows: Math.min(this.#dataSet.shardSize, this.#rows - first) })
     }
     return files
   }
 
   async abort(): Promise<void> {
-    await this.open?.close()
-    this.open = undefined
+    await this.#open?.close()
+    this.#open = undefined
   }
 
-  private async endShard(): Promise<void> {
-    await this.open?.finish()
-    this.open = undefined
+  async #endShard(): Promise<void> {
+    await this.#open?.finish()
+    this.#open = undefined
   }
 }
 

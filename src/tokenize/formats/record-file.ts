@@ -6,17 +6,17 @@ const BLOCK_BYTES = 2 ** 20
 
 /** Reads a file of records of one size, after a header. */
 export class RecordFile {
-  private readonly handle: FileHandle
-  private readonly start: number
-  private readonly size: number
-  private block = Buffer.alloc(0)
+  readonly #handle: FileHandle
+  readonly #start: number
+  readonly #size: number
+  #block = Buffer.alloc(0)
   /** Index of the block's first record. */
-  private first = 0
+  #first = 0
 
   private constructor(handle: FileHandle, start: number, size: number) {
-    this.handle = handle
-    this.start = start
-    this.size = size
+    this.#handle = handle
+    this.#start = start
+    this.#size = size
   }
 
   /**
@@ -41,18 +41,18 @@ export class RecordFile {
 
   /** Record `index`: a view that stays as it is. Fast in order. */
   async record(index: number): Promise<Buffer> {
-    const at = (index - this.first) * this.size
-    if (at < 0 || at + this.size > this.block.length) {
-      const block = Buffer.alloc(Math.max(1, Math.floor(BLOCK_BYTES / this.size)) * this.size)
-      const { bytesRead } = await this.handle.read(block, 0, block.length, this.start + index * this.size)
-      this.block = block.subarray(0, bytesRead)
-      this.first = index
-      return this.block.subarray(0, this.size)
+    const at = (index - this.#first) * this.#size
+    if (at < 0 || at + this.#size > this.#block.length) {
+      const block = Buffer.alloc(Math.max(1, Math.floor(BLOCK_BYTES / this.#size)) * this.#size)
+      const { bytesRead } = await this.#handle.read(block, 0, block.length, this.#start + index * this.#size)
+      this.#block = block.subarray(0, bytesRead)
+      this.#first = index
+      return this.#block.subarray(0, this.#size)
     }
-    return this.block.subarray(at, at + this.size)
+    return this.#block.subarray(at, at + this.#size)
   }
 
   close(): Promise<void> {
-    return this.handle.close()
+    return this.#handle.close()
   }
 }

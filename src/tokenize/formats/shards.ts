@@ -1,5 +1,6 @@
 import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { DataSet } from './format.ts'
 
 /** Shards of one folder, numbered from 0 with as many digits as `digits`. */
 export interface ShardNames {
@@ -12,26 +13,21 @@ export function shardName({ before, digits, after }: ShardNames, shard: number):
   return `${before}${String(shard).padStart(digits, '0')}${after}`
 }
 
-/** The numbers of the shards in a folder, which need not exist. */
-export async function shardsIn(folder: string, { before, digits, after }: ShardNames): Promise<number[]> {
-  const names = await readdir(folder).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') throw error
-    return []
-  })
-  return names
-    .filter((name) => name.startsWith(before) && name.endsWith(after))
-    .map((name) => name.slice(before.length, name.length - after.length))
-    .filter((number) => /^\d+$/.test(number) && number.length >= digits)
-    .map(Number)
-}
-
-/** Removes the shards for which `which` holds. */
+/** Removes the shards of a folder for whose numbers `which` holds. */
 export async function removeShards(
   folder: string,
   names: ShardNames,
   which: (shard: number) => boolean,
 ): Promise<void> {
-  for (const shard of await shardsIn(folder, names)) {
-    if (which(shard)) await rm(join(folder, shardName(names, shard)))
+  const { before, digits, after } = names
+  for (const name of await readdir(folder)) {
+    if (!name.startsWith(before) || !name.endsWith(after)) continue
+    const number = name.slice(before.length, name.length - after.length)
+    if (/^\d+$/.test(number) && number.length >= digits && which(Number(number))) await rm(join(folder, name))
   }
+}
+
+/** Where the row after `rows` rows goes, and whether that shard has rows already. */
+export function place(rows: number, { shardSize }: DataSet): { shard: number; begun: boolean } {
+  return { shard: Math.floor(rows / shardSize), begun: rows % shardSize > 0 }
 }

@@ -19,7 +19,7 @@ import {
 } from './format.ts'
 import { uint16Bytes, uint16Of } from './integers.ts'
 import { describe } from './output-files.ts'
-import { removeShards, shardName } from './shards.ts'
+import { place, removeShards, shardName } from './shards.ts'
 
 const SHARDS = { before: 'tokens-', digits: 6, after: '.tar' }
 const END = Buffer.alloc(1024)
@@ -57,16 +57,11 @@ export const webdataset: Format = {
       }
       if (found !== expected) {
         throw new FormatError(
-          `${name} has ${found > expected ? 'more than' : `${found} images instead of`} ${expected}`,
+          `${name} has ${found > expected ? 'more images than' : `${found} images instead of`} ${expected}`,
         )
       }
     }
   },
-}
-
-/** Where the row after `rows` rows goes. */
-function place(rows: number, { shardSize }: DataSet): { shard: number; begun: boolean } {
-  return { shard: Math.floor(rows / shardSize), begun: rows % shardSize > 0 }
 }
 
 /**
@@ -160,68 +155,68 @@ function parse(name: string, { base, fields }: Sample, dataSet: DataSet): Omit<R
 const tokensHeader = ({ views, length }: DataSet) => npyHeader('<u2', views === 1 ? [length] : [views, length])
 
 class WebdatasetWriter implements Writer {
-  private readonly out: string
-  private readonly dataSet: DataSet
-  private readonly header: Buffer
-  private rows: number
+  readonly #out: string
+  readonly #dataSet: DataSet
+  readonly #header: Buffer
+  #rows: number
   /** The shard that is begun; undefined between two shards. */
-  private file: AppendFile | undefined
+  #file: AppendFile | undefined
 
   constructor(out: string, dataSet: DataSet, rows: number, file: AppendFile | undefined) {
-    this.out = out
-    this.dataSet = dataSet
-    this.header = tokensHeader(dataSet)
-    this.rows = rows
-    this.file = file
+    this.#out = out
+    this.#dataSet = dataSet
+    this.#header = tokensHeader(dataSet)
+    this.#rows = rows
+    this.#file = file
   }
 
   async write(rows: readonly Row[]): Promise<void> {
     for (let from = 0; from < rows.length; ) {
-      const { shard } = place(this.rows, this.dataSet)
-      this.file ??= await AppendFile.open(join(this.out, shardName(SHARDS, shard)), 0)
-      const room = (shard + 1) * this.dataSet.shardSize - this.rows
+      const { shard } = place(this.#rows, this.#dataSet)
+      this.#file ??= await AppendFile.open(join(this.#out, shardName(SHARDS, shard)), 0)
+      const room = (shard + 1) * this.#dataSet.shardSize - this.#rows
       const part = rows.slice(from, from + room)
-      await this.file.append(await this.members(part))
-      this.rows += part.length
+      await this.#file.append(await this.#members(part))
+      this.#rows += part.length
       from += part.length
-      if (part.length === room) await this.endShard()
+      if (part.length === room) await this.#endShard()
     }
   }
 
   async commit(): Promise<Mark> {
-    await this.file?.sync()
-    return { rows: this.rows, bytes: this.file?.length ?? 0 }
+    await this.#file?.sync()
+    return { rows: this.#rows, bytes: this.#file?.length ?? 0 }
   }
 
   async finish() {
-    await this.endShard()
+    await this.#endShard()
     const files: OutputFile[] = []
-    for (let first = 0; first < this.rows; first += this.dataSet.shardSize) {
-      const name = shardName(SHARDS, place(first, this.dataSet).shard)
-      files.push({ ...(await describe(this.out, name)), rows: Math.min(this.dataSet.shardSize, this.rows - first) })
+    for (let first = 0; first < this.#rows; first += this.#dataSet.shardSize) {
+      const name = shardName(SHARDS, place(first, this.#dataSet).shard)
+      files.push({ ...(await describe(this.#out, name)), rows: Math.min(this.#dataSet.shardSize, this.#rows - first) })
     }
     return files
   }
 
   async abort(): Promise<void> {
-    await this.file?.close()
-    this.file = undefined
+    await this.#file?.close()
+    this.#file = undefined
   }
 
-  private async endShard(): Promise<void> {
-    await this.file?.append(END)
-    await this.file?.sync()
+  async #endShard(): Promise<void> {
+    await this.#file?.append(END)
+    await this.#file?.sync()
     await this.abort()
   }
 
   /** The rows' members, as a tar without its end. */
-  private async members(rows: readonly Row[]): Promise<Buffer> {
+  async #members(rows: readonly Row[]): Promise<Buffer> {
     const pack = tar.pack()
     const add = (name: string, bytes: Buffer) => pack.entry({ name, mtime: new Date(0) }, bytes)
     for (const { key, label, tokens } of rows) {
       const base = memberKey(key)
-      add(`${base}.npy`, Buffer.concat([this.header, uint16Bytes(tokens)]))
-      if (this.dataSet.labels) add(`${base}.cls`, Buffer.from(`${label}`))
+      add(`${base}.npy`, Buffer.concat([this.#header, uint16Bytes(tokens)]))
+      if (this.#dataSet.labels) add(`${base}.cls`, Buffer.from(`${label}`))
       add(`${base}.json`, Buffer.from(JSON.stringify({ key })))
     }
     pack.finalize()

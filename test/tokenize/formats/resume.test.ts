@@ -58,32 +58,48 @@ async function damage(out: string, committed: Committed | undefined, random: () 
   }
 }
 
+/** Other rows, and more of them. */
+function othersOf(rows: readonly Row[], set: DataSet): Row[] {
+  return makeRows(ROWS + 20, set).map((row, number) => ({
+    ...row,
+    key: `other ${number}`,
+    label: rows[(number + 1) % ROWS]?.label,
+    tokens: row.tokens.map((id) => (id + 1) % set.codebookSize),
+  }))
+}
+
+/**
+ * What is written after the last mark on record is not what the run that goes on will write there, nor as much: images that
+ * failed then may not fail now.
+ */
 async function runOnce(
   format: Format,
   out: string,
   set: DataSet,
   rows: readonly Row[],
-  run: Run,
+  { steps, finish, lost }: Run,
   committed: Committed | undefined,
 ): Promise<Committed | undefined> {
+  const commits = steps.flatMap((step, i) => (step === 'commit' ? [i] : []))
+  const recorded = commits.at(lost && steps.at(-1) === 'commit' ? -2 : -1) ?? -1
+  const others = othersOf(rows, set)
   const writer = await format.open(out, set, committed?.mark)
-  let before = committed
   let last = committed
   let at = committed?.rows ?? 0
-  for (const step of run.steps) {
-    if (step === 'commit') {
-      before = last
-      last = { mark: JSON.parse(JSON.stringify(await writer.commit())), rows: at, sizes: await sizes(out) }
-    } else {
-      const batch = rows.slice(at, at + step.write)
+  for (const [i, step] of steps.entries()) {
+    if (step !== 'commit') {
+      const batch = (i < recorded ? rows : others).slice(at, at + step.write)
       await writer.write(batch)
       at += batch.length
+      continue
     }
+    const mark: Mark = JSON.parse(JSON.stringify(await writer.commit()))
+    if (i <= recorded) last = { mark, rows: at, sizes: await sizes(out) }
   }
-  if (run.finish && at === rows.length) await writer.finish()
+  if (finish) await writer.finish()
   // Closes the files and no more.
   else await writer.abort()
-  return run.lost && run.steps.at(-1) === 'commit' ? before : last
+  return last
 }
 
 const sets: [string, Partial<DataSet>][] = [
