@@ -245,6 +245,20 @@ test('counts images that have the tokens of another one', async () => {
   assert.ok(lines.includes('ok    duplicates: 1 image has the tokens of another one'), lines.join('\n'))
 })
 
+test('allows keys that several tars have', async () => {
+  const tars = join(folder, 'tars')
+  await mkdir(tars)
+  for (const name of ['a.tar', 'b.tar']) {
+    await copyFile(join(root, 'test/fixtures/datasets/photos-000000.tar'), join(tars, name))
+  }
+  const out = join(folder, 'from-tars')
+  const made = await nativetok('tokenize', tars, '--out', out, '--model', join(bundles, 'nativetok-a'), ...engine)
+  assert.equal(made.status, 0, made.complaint)
+  const { status, lines } = await nativetok('verify', out, ...engine)
+  assert.equal(status, 0, lines.join('\n'))
+  assert.ok(lines.some((line) => /^ok {4}keys: \d+ are those of images in other tars as well$/.test(line)))
+})
+
 test('a command on record gives back its words', () => {
   const words = [
     'nativetok',
