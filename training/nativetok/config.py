@@ -98,6 +98,8 @@ class TrainConfig:
     warmup_steps: int = 30
     tail_drop: float = 0.35
     """The share of each batch whose sequences lose a random tail."""
+    noise: float = 0.0
+    """Standard deviation, in grey levels of 0..255, of gaussian noise that only the encoder sees."""
     ema_decay: float = 0.99
     seed: int = 0
     validate_every: int = 200

@@ -213,7 +213,7 @@ class Trainer:
         first, end = model.mocet.experts[stages[0]].start, self.config.model.stages[phase.stage]
         with self._autocast():
             with contextlib.nullcontext() if phase.stage == 0 or phase.joint else torch.no_grad():
-                latents = model.encoder(pixels)
+                latents = model.encoder(self._noisy(pixels))
             with torch.no_grad():
                 said, ids = model.mocet.generate(latents.float(), model.quantiser, end)
                 codes = model.quantiser.lookup(ids)
@@ -257,6 +257,12 @@ class Trainer:
         top, left = torch.randint(2 * most + 1, (2,)).tolist()
         padded = F.pad(pixels, [most] * 4, mode="reflect")
         return padded[:, :, top : top + pixels.shape[2], left : left + pixels.shape[3]]
+
+    def _noisy(self, pixels: Tensor) -> Tensor:
+        """Pixels as the encoder sees them in training: tokens must not depend on noise that nobody sees."""
+        if not self.config.train.noise:
+            return pixels
+        return pixels + torch.randn_like(pixels) * (self.config.train.noise / 127.5)
 
     def _dropped_tail(self, batch: int, length: int) -> Tensor:
         """A mask of absent tokens, bool [B, length]: a random tail for a share of the batch."""

@@ -126,7 +126,7 @@ def _store_as_half(graph: onnx.GraphProto) -> None:
 
 
 class Bundle:
-    """A bundle run with ONNX Runtime on the CPU, as the service runs it."""
+    """A bundle trained here (format 1, or format 2 with a state), run with ONNX Runtime on the CPU."""
 
     def __init__(self, folder: Path) -> None:
         self.manifest = json.loads((folder / "manifest.json").read_text())
@@ -144,7 +144,7 @@ class Bundle:
             if tokens.shape[1] < length:
                 new, *state = self.sessions[f"mocet-{stage + 1}"].run(None, feeds)
                 tokens = np.concatenate([tokens, new], axis=1)
-                feeds |= {"prefix_state": state[0]} if state else {}
+                feeds |= {"prefix_state": state[0]} if state else {"prefix": tokens}
         return tokens[:, :length]
 
     def decode(self, tokens: NDArray[np.int32]) -> NDArray[np.uint8]:
