@@ -39,7 +39,7 @@ export const webdataset: Format = {
     const { shard, begun } = place(rows, dataSet)
     await removeShards(out, SHARDS, (found) => found > shard || (found === shard && !begun))
     const file = begun ? await AppendFile.open(join(out, shardName(SHARDS, shard)), Number(mark?.bytes)) : undefined
-    return new WebdatasetWriter(out, dataSet, rows, file)
+    return new WebdatasetWriter(out, dataSet, rows, file, String(mark?.last ?? ''))
   },
 
   async *read(out, dataSet, rows) {
@@ -79,6 +79,9 @@ export function memberKey(key: string): string {
     })
     .join('/')
 }
+
+/** Marks a sample whose key is that of the sample before: readers would take both for one. No encoded key ends so. */
+const AGAIN = '%_'
 
 function percent(character: string): string {
   return `%${character.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`
@@ -148,7 +151,8 @@ function parse(name: string, { base, fields }: Sample, dataSet: DataSet): Omit<R
   try {
     key = JSON.parse(`${fields.get('json')}`).key
   } catch {}
-  if (typeof key !== 'string' || memberKey(key) !== base) throw broken('has another key in its .json')
+  if (typeof key !== 'string' || memberKey(key) !== base.replace(AGAIN, ''))
+    throw broken('has another key in its .json')
   return { key, label, tokens }
 }
 
@@ -161,13 +165,16 @@ class WebdatasetWriter implements Writer {
   #rows: number
   /** The shard that is begun; undefined between two shards. */
   #file: AppendFile | undefined
+  /** The name of the sample before. */
+  #last: string
 
-  constructor(out: string, dataSet: DataSet, rows: number, file: AppendFile | undefined) {
+  constructor(out: string, dataSet: DataSet, rows: number, file: AppendFile | undefined, last: string) {
     this.#out = out
     this.#dataSet = dataSet
     this.#header = tokensHeader(dataSet)
     this.#rows = rows
     this.#file = file
+    this.#last = last
   }
 
   async write(rows: readonly Row[]): Promise<void> {
@@ -185,7 +192,7 @@ class WebdatasetWriter implements Writer {
 
   async commit(): Promise<Mark> {
     await this.#file?.sync()
-    return { rows: this.#rows, bytes: this.#file?.length ?? 0 }
+    return { rows: this.#rows, bytes: this.#file?.length ?? 0, last: this.#last }
   }
 
   async finish() {
@@ -214,7 +221,9 @@ class WebdatasetWriter implements Writer {
     const pack = tar.pack()
     const add = (name: string, bytes: Buffer) => pack.entry({ name, mtime: new Date(0) }, bytes)
     for (const { key, label, tokens } of rows) {
-      const base = memberKey(key)
+      const encoded = memberKey(key)
+      const base = encoded === this.#last ? `${encoded}${AGAIN}` : encoded
+      this.#last = base
       add(`${base}.npy`, Buffer.concat([this.#header, uint16Bytes(tokens)]))
       if (this.#dataSet.labels) add(`${base}.cls`, Buffer.from(`${label}`))
       add(`${base}.json`, Buffer.from(JSON.stringify({ key })))

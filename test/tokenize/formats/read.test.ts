@@ -21,6 +21,20 @@ async function read(format: Format, out: string, set: DataSet, count: number) {
   return rows
 }
 
+test('webdataset keeps neighbours with the same key apart, also where a run went on', async (t) => {
+  const out = await temporaryFolder(t)
+  const set = dataSet({ shardSize: 100 })
+  const rows = makeRows(7, set).map((row, i) => ({ ...row, key: i < 5 ? 'a/same' : `other-${i}` }))
+  const first = await formats.webdataset.open(out, set, undefined)
+  await first.write(rows.slice(0, 2))
+  const mark = await first.commit()
+  await first.abort()
+  const second = await formats.webdataset.open(out, set, mark)
+  await second.write(rows.slice(2))
+  await second.finish()
+  assert.deepEqual(await read(formats.webdataset, out, set, 7), rows)
+})
+
 const needLabels = ['llamagen', 'randar', 'jsonl']
 
 for (const format of Object.values(formats)) {
