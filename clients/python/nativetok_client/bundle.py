@@ -12,20 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nativetok_client.errors import BundleError
-from nativetok_client.info import Info
+from nativetok_client.info import Info, Preparation
 
 FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 CHUNK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How photos become pixels of the model's size."""
-
-    size: int
-    kernel: Literal["lanczos3", "bicubic"]
-    longer_side: Literal["round", "floor"]
-    crop_offset: Literal["floor", "ceil", "half-even"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,6 @@ class Bundle:
 
     folder: Path
     info: Info
-    preparation: Preparation
     handover: Literal["ids", "state", "none"]
     """What a stage passes to the next one."""
     graphs: Mapping[str, Path]
@@ -113,6 +102,7 @@ def _bundle(
         model=_digest(hashes[file] for file in meaning),
         bundle=digest,
         image_size=preparation.size,
+        preparation=preparation,
         length=manifest["tokens"]["length"],
         stages=stages,
         codebook_size=size,
@@ -122,7 +112,7 @@ def _bundle(
         raw=manifest,
     )
     graphs = {name: folder / parts[0] for name, parts in files.items()}
-    return Bundle(folder, info, preparation, handover, graphs, codebook)
+    return Bundle(folder, info, handover, graphs, codebook)
 
 
 def _verify(folder: Path, files: Mapping[str, str]) -> None:

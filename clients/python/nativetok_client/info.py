@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,16 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Preparation:
+    """How photos become pixels of the model's size."""
+
+    size: int
+    kernel: Literal["lanczos3", "bicubic"]
+    longer_side: Literal["round", "floor"]
+    crop_offset: Literal["floor", "ceil", "half-even"]
+
+
+@dataclass(frozen=True)
 class Info:
     """The model behind a tokenizer."""
 
@@ -31,6 +41,7 @@ class Info:
     """Digest of all files of the bundle."""
     image_size: int
     """Height and width of an image, in pixels."""
+    preparation: Preparation
     length: int
     """Tokens of a whole sequence."""
     stages: tuple[int, ...]
@@ -49,12 +60,13 @@ class Info:
     @staticmethod
     def of_answer(answer: Mapping[str, Any]) -> "Info":
         """Reads the answer of `GET /info`."""
-        limits = answer["limits"]
+        limits, image = answer["limits"], answer["image"]
         return Info(
             name=answer["name"],
             model=answer["model"],
             bundle=answer["bundle"],
             image_size=answer["imageSize"],
+            preparation=Preparation(image["size"], image["kernel"], image["longerSide"], image["cropOffset"]),
             length=answer["length"],
             stages=tuple(answer["stages"]),
             codebook_size=answer["codebook"]["size"],

@@ -35,7 +35,7 @@ class LocalTokenizer(Tokenizer):
         length = self._known.check_length(length)
         if self._known.kind == "parallel" and length != self._known.length:
             raise ValueError(f"{self._known.name} has no order of tokens; length must be {self._known.length}")
-        how = self._bundle.preparation
+        how = self._known.preparation
         pixels = (pixels_of(image, item, how) for item, image in enumerate(images_in(images)))
         for batch in _batches(pixels):
             yield self._open.encode(np.stack(batch), length)

@@ -1,13 +1,14 @@
 """Photos to pixels with Pillow, as the service prepares them with libvips."""
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from nativetok_client.bundle import Preparation
 from nativetok_client.errors import ItemError
 from nativetok_client.extras import needs
+from nativetok_client.info import Preparation
 from nativetok_client.items import Pixels, array_of, file_of, is_pillow
 
 if TYPE_CHECKING:
@@ -24,8 +25,19 @@ def pixels_of(image: object, item: int, how: Preparation) -> Pixels:
     """
     if isinstance(image, np.ndarray) and image.shape[:2] == (how.size, how.size):
         return array_of(image, item)
+    picture, size = _upright(image, item, lambda opened: _decoded(opened, how))
+    return np.asarray(_cover(picture, size, how))
+
+
+def picture_of(image: object, item: int) -> "Image":
+    """An image in its own size, upright, in sRGB, on white. Raises as `pixels_of`."""
+    return _upright(image, item, lambda opened: opened)[0]
+
+
+def _upright(image: object, item: int, decode: "Callable[[Image], Image]") -> "tuple[Image, tuple[int, int]]":
+    """An image upright, in sRGB, on white; and the size of its file, which `decode` may have made smaller."""
     with needs("local"):
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
 
     if is_pillow(image):
         opened = cast("Image.Image", image)
@@ -34,13 +46,16 @@ def pixels_of(image: object, item: int, how: Preparation) -> Pixels:
         try:
             opened = Image.open(io.BytesIO(file), formats=FORMATS)
             size = opened.size
-            opened = _decoded(opened, how)
+            opened = decode(opened)
+            opened.load()
+        except UnidentifiedImageError as error:
+            raise ItemError(f"image {item} cannot be decoded: it is none of {', '.join(FORMATS)}", item) from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ItemError(f"image {item} cannot be decoded: {error}", item) from error
     else:
         opened = Image.fromarray(np.ascontiguousarray(array_of(image, item)))
         size = opened.size
-    return np.asarray(_cover(_rgb(ImageOps.exif_transpose(opened)), size, how))
+    return _rgb(ImageOps.exif_transpose(opened)), size
 
 
 def _decoded(image: "Image", how: Preparation) -> "Image":
@@ -48,7 +63,6 @@ def _decoded(image: "Image", how: Preparation) -> "Image":
     times = min(image.size) // how.size
     factor = 8 if times > 8 else 4 if times > 4 else 2 if times > 2 else 1
     if image.format != "JPEG" or how.kernel != "lanczos3" or factor == 1:
-        image.load()
         return image
     width, height = image.width // factor, image.height // factor
     image.draft(None, (width, height))

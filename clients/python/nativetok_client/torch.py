@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from nativetok_client.errors import ModelChangedError, NativetokError
 from nativetok_client.info import Info
 from nativetok_client.items import ImageLike, Tokens
+from nativetok_client.opener import Opener
 from nativetok_client.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -66,8 +67,8 @@ class TokenDataset(IterableDataset[Sample]):
         """
         super().__init__()
         self._source = _listed(source)
-        self._tokenizer = _Opener(tokenizer, api_key)
-        with self._tokenizer.open() as opened:
+        self._tokenizer = Opener(tokenizer, api_key)
+        with self._tokenizer.open(_threads()) as opened:
             self.info: Info = opened.info()
         self._length = self.info.check_length(length)
 
@@ -86,7 +87,7 @@ class TokenDataset(IterableDataset[Sample]):
                     yield image() if callable(image) else image
 
         def batches() -> Iterator[Tokens]:
-            with self._tokenizer.open(workers) as tokenizer:
+            with self._tokenizer.open(_threads(workers)) as tokenizer:
                 if tokenizer.info().model != self.info.model:
                     raise ModelChangedError(f"the tokenizer is no longer {self.info.model[:16]}…, as it was at first")
                 yield from tokenizer.encode_stream(images(), self._length)
@@ -114,7 +115,7 @@ class TokenCollate:
 
     def __init__(self, tokenizer: str | os.PathLike[str], length: int | None = None, *, api_key: str | None = None):
         """Open nothing yet: every worker process opens the tokenizer for itself. Arguments as in `TokenDataset`."""
-        self._opener = _Opener(tokenizer, api_key)
+        self._opener = Opener(tokenizer, api_key)
         self._length = length
         self._opened: tuple[int, Tokenizer] | None = None
 
@@ -122,7 +123,7 @@ class TokenCollate:
         """Tokens, or a tuple of tokens and the rest."""
         if self._opened is None or self._opened[0] != os.getpid():
             worker = get_worker_info()
-            self._opened = os.getpid(), self._opener.open(worker.num_workers if worker else 1)
+            self._opened = os.getpid(), self._opener.open(_threads(worker.num_workers if worker else 1))
         tuples = isinstance(samples[0], tuple)
         images = [sample[0] for sample in samples] if tuples else samples
         rows = self._opened[1].encode(images, self._length, progress=False)
@@ -134,18 +135,9 @@ class TokenCollate:
         return {**self.__dict__, "_opened": None}
 
 
-class _Opener:
-    """A tokenizer by its address or folder, to be opened in each process."""
-
-    def __init__(self, where: str | os.PathLike[str], api_key: str | None):
-        self._where = where
-        self._api_key = api_key
-
-    def open(self, processes: int = 1) -> Tokenizer:
-        """Opens it. A bundle gets this process's share of the cores."""
-        if isinstance(self._where, str) and self._where.startswith(("http://", "https://")):
-            return Tokenizer.connect(self._where, self._api_key)
-        return Tokenizer.open(self._where, threads=max(1, len(os.sched_getaffinity(0)) // processes))
+def _threads(processes: int = 1) -> int:
+    """This process's share of the cores."""
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def _listed(source: str | os.PathLike[str] | Sequence[ImageLike]) -> Sequence[Listed]:

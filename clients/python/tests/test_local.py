@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from nativetok_client import BundleError, ItemError, Tokenizer
-from nativetok_client.bundle import Preparation
+from nativetok_client.info import Preparation
 from nativetok_client.items import Pixels, Tokens
 from nativetok_client.photos import pixels_of
 
