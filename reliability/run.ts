@@ -13,6 +13,7 @@ import { http } from './http.ts'
 import { overload } from './overload.ts'
 import type { Chapter, Finding } from './promise.ts'
 import { rollingRestart } from './rolling-restart.ts'
+import { scaleDown } from './scale-down.ts'
 
 const chapters: Record<string, Chapter> = {
   fuzz,
@@ -24,6 +25,7 @@ const chapters: Record<string, Chapter> = {
   clients,
   faults,
   'rolling-restart': rollingRestart,
+  'scale-down': scaleDown,
 }
 
 interface Options {

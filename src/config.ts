@@ -212,7 +212,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
     .configureHelp({ helpWidth: 100 })
     .configureOutput({ writeErr: () => {} })
     .exitOverride()
-  for (const [name, setting] of Object.entries<Setting>(settings)) command.addOption(option(name, setting, env))
+  addSettings(command, Object.keys(settings) as (keyof Config)[], env)
   try {
     command.parse(args, { from: 'user' })
   } catch (error) {
@@ -234,9 +234,20 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
   return config
 }
 
+/** The settings that say which model runs and how. Other programs than the service have them as well. */
+export const engineSettings = [
+  ...(['model', 'provider', 'devices', 'engines', 'threads', 'tf32', 'maxBatch', 'maxPixels'] as const),
+]
+
+/** Adds settings to a command line, with their defaults or what the environment says. @throws ConfigError */
+export function addSettings(command: Command, names: readonly (keyof Config)[], env: NodeJS.ProcessEnv): void {
+  for (const name of names) command.addOption(option(name, settings[name], env))
+}
+
 /** The table of docs/configuration.md, as Markdown. */
-export function settingsTable(): string {
-  const rows = Object.values<Setting>(settings).map(
+export function settingsTable(names: readonly (keyof Config)[] = Object.keys(settings) as (keyof Config)[]): string {
+  const chosen: Setting[] = names.map((name) => settings[name])
+  const rows = chosen.map(
     (s) =>
       `| \`${s.flag} <${s.value}>\` | \`${variable(s)}\` | ${s.default ? `\`${s.default}\`` : 'unset'} | ${s.about} |`,
   )
@@ -275,7 +286,7 @@ function requireAtMost(config: Config, low: NumberSetting, high: NumberSetting):
   }
 }
 
-function integer(min: number, max: number): (text: string) => number {
+export function integer(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = Number(text)
     if (!/^\d+$/.test(text) || value < min || value > max) {
@@ -313,7 +324,7 @@ function integerList(text: string): number[] {
   return list
 }
 
-function oneOf<const T extends string>(choices: readonly T[]): (text: string) => T {
+export function oneOf<const T extends string>(choices: readonly T[]): (text: string) => T {
   return (text) => {
     const choice = choices.find((one) => one === text)
     if (choice === undefined) throw new InvalidArgumentError(`It must be one of ${choices.join(', ')}.`)
@@ -325,7 +336,7 @@ function onOrOff(text: string): boolean {
   return oneOf(['on', 'off'])(text) === 'on'
 }
 
-function nonEmpty(text: string): string {
+export function nonEmpty(text: string): string {
   if (text === '') throw new InvalidArgumentError('It must not be empty.')
   return text
 }
@@ -373,6 +384,6 @@ function httpUrl(text: string): string {
   return text
 }
 
-function isHttp(text: string): boolean {
+export function isHttp(text: string): boolean {
   return ['http:', 'https:'].includes(URL.parse(text)?.protocol ?? '')
 }

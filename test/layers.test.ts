@@ -16,6 +16,7 @@ const layers: Record<string, string[]> = {
   access: ['http', 'config.ts'],
   observability: ['http', 'inference'],
   'services.ts': ['access', 'http', 'inference', 'observability', 'config.ts'],
+  tokenize: ['formats', 'inference', 'observability', 'config.ts'],
   routes: ['access', 'formats', 'http', 'inference', 'services.ts', 'config.ts'],
   'app.ts': ['access', 'http', 'inference', 'observability', 'routes', 'services.ts', 'config.ts'],
   'server.ts': ['app.ts', 'config.ts', 'formats', 'inference', 'observability', 'shutdown.ts'],
@@ -43,6 +44,17 @@ test('every module imports from its own layer or from a lower one', () => {
     for (const path of paths) {
       assert.ok(layerOf(path) === layer || allowed.includes(layerOf(path)), `${file} must not import ${path}`)
     }
+  }
+})
+
+test('formats of token data sets know nothing of the pipeline that uses them', () => {
+  const modules = [...imports].filter(([file]) => file.startsWith('tokenize/formats/'))
+  assert.ok(modules.length > 6)
+  for (const [file, paths] of modules) {
+    const others = paths.filter(
+      (path) => !/^(tokenize\/formats\/|tokenize\/(durable|errors)\.ts$|formats\/)/.test(path),
+    )
+    assert.deepEqual(others, [], `${file} must not import them`)
   }
 })
 

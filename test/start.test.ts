@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { chmod, cp, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chmod, cp, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -30,7 +30,8 @@ before(async () => {
   await chmod(join(folder, 'node'), 0o755)
   // Without node_modules the script uses the node on the path.
   await mkdir(join(folder, 'app/src'), { recursive: true })
-  for (const file of ['start.sh', 'bin/node', 'src/server.ts']) await cp(join(root, file), join(folder, 'app', file))
+  for (const file of ['start.sh', 'bin/allocator', 'bin/node', 'src/server.ts'])
+    await cp(join(root, file), join(folder, 'app', file))
 })
 
 after(() => rm(folder, { recursive: true }))
@@ -64,4 +65,18 @@ test('the node that npm installed takes precedence over the one on the path', as
     env: { PATH: '/usr/bin:/bin' },
   })
   assert.equal(stdout.trim(), process.version)
+})
+
+test('nativetok finds its place through a link, and says what it can do', async () => {
+  const link = join(folder, 'nativetok')
+  await symlink(join(root, 'bin/nativetok'), link)
+  const { stdout } = await promisify(execFile)(link, ['tokenize', '--help'], { cwd: folder })
+  assert.match(stdout, /^Usage: nativetok tokenize/)
+  for (const args of [[], ['decode']]) {
+    await assert.rejects(promisify(execFile)(link, args), ({ code, stderr }) => {
+      assert.equal(code, 2)
+      assert.match(stderr, /serve \| tokenize \| verify/)
+      return true
+    })
+  }
 })

@@ -45,6 +45,7 @@ export async function makeCrops(folder: string, size: number): Promise<{ crops: 
   return folders
 }
 
-async function imagesIn(folder: string): Promise<string[]> {
+/** The names of the .jpg, .png and .webp files of a folder, in order. */
+export async function imagesIn(folder: string): Promise<string[]> {
   return (await readdir(folder)).filter((name) => extname(name) in types).sort()
 }

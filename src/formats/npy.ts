@@ -167,11 +167,10 @@ export function integers(array: NpyArray): number[] {
 }
 
 /**
- * Writes an array in format version 1.
- *
- * @param data the elements in C order, little-endian, in any number of pieces
+ * The header of an array in format version 1. Any shape of up to three dimensions has a header of 128 bytes, so one that
+ * grows can be filled in afterwards.
  */
-export function writeNpy(dtype: '|u1' | '<u2', shape: number[], data: readonly Uint8Array[]): Buffer {
+export function npyHeader(dtype: '|u1' | '<u2' | '<i8', shape: readonly number[]): Buffer {
   const dimensions = shape.length === 1 ? `${shape[0]},` : shape.join(', ')
   const text = `{'descr': '${dtype}', 'fortran_order': False, 'shape': (${dimensions}), }`
   // The data must start at a multiple of 64; the header ends in a newline.
@@ -183,5 +182,14 @@ export function writeNpy(dtype: '|u1' | '<u2', shape: number[], data: readonly U
   head.writeUInt16LE(length - 10, 8)
   head.write(text, 10, 'latin1')
   head.write('\n', length - 1)
-  return Buffer.concat([head, ...data])
+  return head
+}
+
+/**
+ * Writes an array in format version 1.
+ *
+ * @param data the elements in C order, little-endian, in any number of pieces
+ */
+export function writeNpy(dtype: '|u1' | '<u2', shape: readonly number[], data: readonly Uint8Array[]): Buffer {
+  return Buffer.concat([npyHeader(dtype, shape), ...data])
 }

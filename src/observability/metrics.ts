@@ -44,6 +44,8 @@ export class Metrics {
       labelNames: ['kind'],
       registers: [this.registry],
     })
+    // From the start, because no series is not the same as an empty queue to what scales by it.
+    for (const kind of ['encode', 'decode'] as const) depth.set({ kind }, 0)
     this.gauge('ready', '1 when /health/ready reports ready', (s) => Number(s.inference.ready && !s.draining))
     this.gauge('draining', '1 while the server shuts down', (s) => Number(s.draining))
     this.gauge('engines', 'Configured engines', (s) => s.inference.info.engines)

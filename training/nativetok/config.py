@@ -24,6 +24,8 @@ class ModelConfig:
 
     expert_kind: Literal["cross", "self", "parallel"] = "cross"
     """`self` is the paper's expert, `cross` the cheaper default, `parallel` the TiTok baseline (see `model.py`)."""
+    feedback: int | None = None
+    """Experts read the first so many codes after quantisation and the others before it; by default all after it."""
     expert_width: int = 96
     """Also the width of the latents: the dimension switcher maps the encoder width to it."""
     expert_depth: int = 2
@@ -49,6 +51,8 @@ class ModelConfig:
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:
                 raise ValueError(f"{part}_width {width} is not a multiple of {part}_heads {heads}")
+        if self.feedback is not None and not 0 <= self.feedback <= self.stages[-1]:
+            raise ValueError(f"feedback must be 0 to {self.stages[-1]}, not {self.feedback}")
         if self.token_width > self.decoder_width:
             raise ValueError(f"token_width {self.token_width} is larger than decoder_width {self.decoder_width}")
 
@@ -56,6 +60,10 @@ class ModelConfig:
     def length(self) -> int:
         """The full sequence length."""
         return self.stages[-1]
+
+    def hears_quantised(self, position: int) -> bool:
+        """Whether later experts read a position's code after quantisation."""
+        return self.feedback is None or position < self.feedback
 
     @property
     def latents(self) -> int:
@@ -90,6 +98,8 @@ class TrainConfig:
     warmup_steps: int = 30
     tail_drop: float = 0.35
     """The share of each batch whose sequences lose a random tail."""
+    noise: float = 0.0
+    """Standard deviation, in grey levels of 0..255, of gaussian noise that only the encoder sees."""
     ema_decay: float = 0.99
     seed: int = 0
     validate_every: int = 200

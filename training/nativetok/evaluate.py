@@ -19,6 +19,7 @@ from nativetok.classifier import Classifier, embed, load_classifier
 from nativetok.data import find_split, load_images
 from nativetok.metrics import codebook_use, frechet_distance, position_entropy, psnr, ssim
 from nativetok.model import NativeTok, load_weights
+from nativetok.stability import measure_stability
 
 SHEET_IMAGES = 12
 GAP = 4
@@ -144,6 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokens, decoded = reconstruct(model, images, options.lengths, options.batch)
     classifier = load_classifier(options.classifier).to(options.device) if options.classifier else None
     figures = measure(images, tokens, decoded, model.config.codebook_size, classifier)
+    figures["stability"] = measure_stability(model, images, options.batch)
 
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "evaluation.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -152,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         distance = "" if figure["frechet"] is None else f"  Fréchet {figure['frechet']:.2f}"
         print(f"{length:>4} tokens  PSNR {figure['psnr']:.2f} dB  SSIM {figure['ssim']:.3f}{distance}")
     print(f"codebook in use {figures['codebook']['used']:.1%}, {figures['entropy']['mean_bits']:.2f} bits per token")
+    for change, figure in figures["stability"].items():
+        print(f"{change}: {figure['equal']:.1%} of tokens stay the same, rms {figure['rms']:.1f} of 255")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from nativetok.model import NativeTok, patches, to_pixels
 
 THUMBNAIL = 32
 """Side in pixels of the thumbnails that the codes are fitted to explain."""
+UNQUANTISED_SHARE = 0.5
+"""How much of what codes before quantisation predict is subtracted. The whole would leave later positions nothing of
+what was lost when those codes were quantised; nothing would let them repeat it all. Half starts best (docs/notes)."""
 OUTPUT_IMAGES = 1024
 """How many images the output layer is fitted to."""
 
@@ -59,6 +62,9 @@ def _initialise_experts(model: NativeTok, stage: int, pixels: Tensor, latents: T
     unexplained = thumbnails - thumbnails.mean(0)
     basis = latents.new_empty(len(latents), 0)  # orthonormal, spans the centred codes so far
     codes = latents.new_empty(len(latents), 0, config.code_width)
+    said = codes
+    shares = torch.tensor([1 if config.hears_quantised(i) else UNQUANTISED_SHARE for i in range(config.length)])
+    shares = shares.to(latents.device).repeat_interleave(config.code_width)
     memory = latents
     for experts in mocet.experts[: stage + 1]:
         for i in range(experts.start, experts.end):
@@ -72,12 +78,15 @@ def _initialise_experts(model: NativeTok, stage: int, pixels: Tensor, latents: T
                 head = whiten @ directions
                 experts.weights["code"][i - experts.start] = head
                 if i > 0:
-                    regression = _regression(codes.flatten(1), state @ head)
+                    regression = _regression(said.flatten(1), state @ head)
+                    regression *= shares[: len(regression), None]
                     experts.weights["told"][i - experts.start, : len(regression)] = regression
-                experts.calibrate(i, memory, codes)
-            code = quantiser.lookup(quantiser(experts.expert(i)(memory, codes)))
+                experts.calibrate(i, memory, said)
+            heard, ids = mocet.say(experts, i, memory, said, quantiser)
+            code = quantiser.lookup(ids)
             codes = torch.cat([codes, code[:, None]], dim=1)
-            memory = torch.cat([memory, experts.embed(mocet.token_embedding, code[:, None], i)], dim=1)
+            said = torch.cat([said, heard[:, None]], dim=1)
+            memory = torch.cat([memory, experts.embed(mocet.token_embedding, heard[:, None], i)], dim=1)
             new, scale = torch.linalg.qr((code - code.mean(0)) - basis @ (basis.T @ (code - code.mean(0))))
             new = new * (scale.diagonal().abs() > 1e-3 * code.norm())  # with few images the codes soon span everything
             unexplained -= new @ (new.T @ unexplained)

@@ -125,3 +125,17 @@ def _check_pair(reference: np.ndarray, images: np.ndarray) -> None:
             f"need two uint8 arrays of the same shape, not {reference.dtype} {reference.shape} "
             f"and {images.dtype} {images.shape}"
         )
+
+
+def share_by_position(tokens: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Compute the share of sequences that have the same token at each position.
+
+    Args:
+        tokens: integers [N,L].
+        others: integers [N,L], of the same images in the same order.
+
+    Returns:
+        float64 [L] in 0..1.
+    """
+    share: np.ndarray = (tokens == others).mean(axis=0)
+    return share

@@ -199,46 +199,58 @@ class MoCET(nn.Module):
         return [cast(Experts, stage) for stage in self.stages]
 
     def generate(self, latents: Tensor, quantiser: "Quantiser", length: int) -> tuple[Tensor, Tensor]:
-        """Run the causal loop: from latents [B, N, D] to codes [B, length, C] and their ids int64 [B, length]."""
+        """Run the causal loop: from latents [B, N, D] to what experts say [B, length, C] and ids int64 [B, length]."""
         b = latents.shape[0]
         memory = latents.new_empty(b, latents.shape[1] + length, latents.shape[2])
         memory[:, : latents.shape[1]] = latents
-        codes, ids = (
+        said, ids = (
             latents.new_empty(b, length, self.config.code_width),
             latents.new_zeros(b, length, dtype=torch.long),
         )
         for stage in self.experts:
             for i in range(stage.start, min(stage.end, length)):
                 before = latents.shape[1] + i
-                ids[:, i] = quantiser(stage.expert(i)(memory[:, :before], codes[:, :i]))
-                codes[:, i] = quantiser.lookup(ids[:, i])
-                memory[:, before] = stage.embed(self.token_embedding, codes[:, i, None], i)[:, 0]
-        return codes, ids
+                said[:, i], ids[:, i] = self.say(stage, i, memory[:, :before], said[:, :i], quantiser)
+                memory[:, before] = stage.embed(self.token_embedding, said[:, i, None], i)[:, 0]
+        return said, ids
+
+    def say(
+        self, stage: "Experts", i: int, memory: Tensor, said: Tensor, quantiser: "Quantiser"
+    ) -> tuple[Tensor, Tensor]:
+        """Run position i: what it says to later ones [B, C], and its ids int64 [B].
+
+        Later experts hear codes before quantisation, as the authors' own code has it: so an id that flips, because it
+        was nearly a tie, changes no later id. The first `feedback` codes they hear after quantisation: these say most,
+        and later experts can then correct what quantising them lost.
+        """
+        code = stage.expert(i)(memory, said)
+        ids = quantiser(code)
+        return quantiser.lookup(ids) if self.config.hears_quantised(i) else code, ids
 
     @torch.no_grad()
     def calibrate(self, latents: Tensor, quantiser: "Quantiser", first: int, end: int) -> None:
         """Measure the statistics that normalise the codes of positions first..end-1, on latents [B, N, D]."""
-        memory, codes = latents, latents.new_empty(len(latents), 0, self.config.code_width)
+        memory, said = latents, latents.new_empty(len(latents), 0, self.config.code_width)
         for stage in self.experts:
             for i in range(stage.start, min(stage.end, end)):
                 if i >= first:
-                    stage.calibrate(i, memory, codes)
-                code = quantiser.lookup(quantiser(stage.expert(i)(memory, codes)))[:, None]
-                codes = torch.cat([codes, code], dim=1)
+                    stage.calibrate(i, memory, said)
+                code = self.say(stage, i, memory, said, quantiser)[0][:, None]
+                said = torch.cat([said, code], dim=1)
                 memory = torch.cat([memory, stage.embed(self.token_embedding, code, i)], dim=1)
 
-    def predict(self, latents: Tensor, codes: Tensor, stage: int) -> Tensor:
-        """Predict the codes [B, n, C] of all positions of a stage at once, given the codes [B, end, C] up to its end.
+    def predict(self, latents: Tensor, said: Tensor, stage: int) -> Tensor:
+        """Compute the codes [B, n, C] of all positions of a stage at once, given what was said [B, end, C] so far.
 
-        Gives what the causal loop gives, as its tokens are known already (teacher forcing); training uses it.
+        Gives what the causal loop gives, as that is known already (teacher forcing); training uses it.
         """
         experts = self.experts[stage]
         embedded, start = [latents], 0
         for s in self.experts[: stage + 1]:
-            embedded.append(s.embed(self.token_embedding, codes[:, s.start : s.end], s.start))
+            embedded.append(s.embed(self.token_embedding, said[:, s.start : s.end], s.start))
             start = s.end
         memory = torch.cat(embedded, dim=1)[:, : latents.shape[1] + start - 1]
-        return experts(memory, codes[:, : experts.end - 1])
+        return experts(memory, said[:, : experts.end - 1])
 
 
 class Experts(nn.Module):
@@ -317,6 +329,10 @@ class Experts(nn.Module):
         weights["code_mean"][0] = code.mean(0)
         weights["code_deviation"][0] = code.std(0) + 1e-4
 
+    def scale(self) -> Tensor:
+        """What codes [n, C] are divided by once their mean is subtracted: they then have a length of about 1."""
+        return self.code_deviation * self.config.code_width**0.5
+
     def _slice(self, i: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Position i's query [1, D] and its slice of every weight, without the parts for later tokens."""
         s = slice(i - self.start, i - self.start + 1)
@@ -365,7 +381,7 @@ class Experts(nn.Module):
         return x + h @ w[f"{layer}_mlp_out"]
 
     def _code(self, x: Tensor, earlier: Tensor, w: dict[str, Tensor]) -> Tensor:
-        """Read codes of unit length [n, B, C] from the query's state [n, B, D].
+        """Read codes [n, B, C] of about unit length from the query's state [n, B, D].
 
         A linear prediction from the codes before, `earlier` [n or 1, B, k * C], is subtracted (predictive vector
         quantisation). The rest is batch-normalised before it is quantised (Lancucki et al., arXiv 2005.08520), because
@@ -379,7 +395,7 @@ class Experts(nn.Module):
             mean, deviation = code.mean(1, keepdim=True), code.std(1, keepdim=True) + 1e-4
         else:
             mean, deviation = w["code_mean"][:, None], w["code_deviation"][:, None]
-        return F.normalize((code - mean) / deviation, dim=-1)
+        return (code - mean) / (deviation * code.shape[-1] ** 0.5)
 
 
 class CrossExperts(Experts):

@@ -207,16 +207,17 @@ class Trainer:
     def _train_step(self, phase: Phase) -> tuple[float, float]:
         model = self.model
         pixels = self._shifted(to_pixels(self._batch()))
-        # Experts read quantised codes and pass no gradients to each other. So the causal loop runs without gradients,
-        # and one parallel pass computes them.
+        # Experts pass no gradients to each other. So the causal loop runs without gradients, and one parallel pass
+        # computes them.
         stages = range(phase.stage + 1) if phase.joint else [phase.stage]
         first, end = model.mocet.experts[stages[0]].start, self.config.model.stages[phase.stage]
         with self._autocast():
             with contextlib.nullcontext() if phase.stage == 0 or phase.joint else torch.no_grad():
-                latents = model.encoder(pixels)
+                latents = model.encoder(self._noisy(pixels))
             with torch.no_grad():
-                codes, ids = model.mocet.generate(latents.float(), model.quantiser, end)
-            predicted = torch.cat([model.mocet.predict(latents, codes, s) for s in stages], dim=1)
+                said, ids = model.mocet.generate(latents.float(), model.quantiser, end)
+                codes = model.quantiser.lookup(ids)
+            predicted = F.normalize(torch.cat([model.mocet.predict(latents, said, s) for s in stages], dim=1), dim=-1)
             straight_through = torch.cat([codes[:, :first], predicted + (codes[:, first:] - predicted).detach()], dim=1)
             drawn = model.decoder(straight_through, self._dropped_tail(len(pixels), end)).float()
         decibels = -10 * torch.log10(((drawn - pixels) / 2).square().mean(dim=(1, 2, 3)) + 1e-6)
@@ -257,6 +258,12 @@ class Trainer:
         padded = F.pad(pixels, [most] * 4, mode="reflect")
         return padded[:, :, top : top + pixels.shape[2], left : left + pixels.shape[3]]
 
+    def _noisy(self, pixels: Tensor) -> Tensor:
+        """Pixels as the encoder sees them in training: tokens must not depend on noise that nobody sees."""
+        if not self.config.train.noise:
+            return pixels
+        return pixels + torch.randn_like(pixels) * (self.config.train.noise / 127.5)
+
     def _dropped_tail(self, batch: int, length: int) -> Tensor:
         """A mask of absent tokens, bool [B, length]: a random tail for a share of the batch."""
         keep = torch.randint(1, length + 1, (batch,), device=self.device)
@@ -265,7 +272,8 @@ class Trainer:
 
     def _autocast(self) -> Any:
         precision = self.config.train.precision
-        fast = self.device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16"))
+        has = torch.cpu.get_capabilities()
+        fast = self.device.type == "cuda" or bool(has.get("amx_bf16") or has.get("avx512_bf16"))
         enabled = precision == "bfloat16" or (precision == "auto" and fast)
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
@@ -312,7 +320,8 @@ class Trainer:
         used = torch.zeros(self.config.model.codebook_size, dtype=torch.bool, device=self.device)
         for batch in self.validation.split(64):
             pixels = to_pixels(batch)
-            codes, ids = self.ema.mocet.generate(self.ema.encoder(pixels), self.ema.quantiser, lengths[-1])
+            _, ids = self.ema.mocet.generate(self.ema.encoder(pixels), self.ema.quantiser, lengths[-1])
+            codes = self.ema.quantiser.lookup(ids)
             used[ids.flatten()] = True
             for length in lengths:
                 absent = (torch.arange(lengths[-1], device=self.device) >= length).expand(len(batch), -1)

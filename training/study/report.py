@@ -142,9 +142,20 @@ def _octaves(length: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise([0, *ends]))
 
 
+def stability_table(stability: Figures) -> str:
+    """Tokens that stay the same when images change imperceptibly, of the first, middle and last position and of all."""
+    rows = []
+    for change, figure in stability.items():
+        by_position = figure["equal_by_position"]
+        places = [by_position[0], by_position[len(by_position) // 2], by_position[-1]]
+        shares = [f"{share:.1%}" for share in (figure["equal"], *places)]
+        rows.append([change, *shares, f"{figure['rms']:.1f}"])
+    return table(["change", "tokens that stay", "first", "middle", "last", "rms of the picture"], rows)
+
+
 def results_blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
     """The content between the markers of docs/results.md, by name."""
-    order = figures["order"]
+    order, stability = figures["order"], figures["quality"]["stability"]
     val, train = order["images"]["val"], order["images"]["train"]
     coarse, fine = order["tell"]["coarse"], order["tell"]["fine"]
     note = (
@@ -155,6 +166,7 @@ def results_blocks(figures: Mapping[str, Figures]) -> dict[str, str]:
     )
     return {
         "quality": _counted(quality_table(figures["quality"]), figures["quality"]["images"]),
+        "stability": _counted(stability_table(stability), next(iter(stability.values()))["images"]),
         "quality-other": _counted(quality_table(figures["quality-other"]), figures["quality-other"]["images"]),
         "rate-distortion": _counted(
             rate_distortion_table(figures["rate-distortion"]), figures["rate-distortion"]["images"]

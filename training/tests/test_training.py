@@ -223,5 +223,5 @@ def test_parallel_tokens_have_no_linear_start_and_no_bundle(
     with pytest.raises(ValueError, match="initialisation_images must be 0"):
         initialise_stage(model, 0, torch.from_numpy(photos))
     with pytest.raises(ValueError, match="no causal graphs"):
-        export_bundle(model, tmp_path / "bundle", "card", {}, {})
+        export_bundle(model, tmp_path / "bundle", "card", {"licence": "unknown"}, {}, {})
     assert not (tmp_path / "bundle").exists()

@@ -59,10 +59,7 @@ class ExpertGraphs(Protocol):
         """What expert i's code adds to the scores of a later expert j of the group: [C, `scores` of j]."""
 
     def code(self, i: int, memory: Memory, predicted: str, scores: str) -> str:
-        """Append expert i: from the prediction of its code [B, C] and its scores to its code [B, C].
-
-        The code's length is not normalised: it does not change which entry of unit length is nearest.
-        """
+        """Append expert i: from the prediction of its code [B, C] and its scores to its code [B, C]."""
 
 
 class _Parts:
@@ -81,7 +78,7 @@ class _Parts:
         self.queries, self.positions = (query - query.mean(-1, keepdim=True)).numpy(), experts.position.detach().numpy()
         self.start = experts.start
         self.d, self.heads = self.config.expert_width, self.config.expert_heads
-        self.code_weights = self.weights["code"] / experts.code_deviation.numpy()[:, None]
+        self.code_weights = self.weights["code"] / experts.scale().numpy()[:, None]
 
     def row(self, i: int) -> int:
         """The memory row of expert i's token."""

@@ -20,19 +20,24 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nativetok.data import find_split, load_images
 from nativetok.model import NativeTok, load_weights, to_pixels
 from nativetok.onnx.mocet_graph import mocet_graph
 from nativetok.onnx.transformer_graphs import DecoderGraph, EncoderGraph
 
-FORMAT = 1
+FORMAT = 2
 OPSET = 23
 IR_VERSION = 11
 
 
-def export_bundle(model: NativeTok, out: Path, card: str, training: dict[str, Any], quality: dict[str, Any]) -> None:
+def export_bundle(
+    model: NativeTok, out: Path, card: str, source: dict[str, str], training: dict[str, Any], quality: dict[str, Any]
+) -> None:
     """Write a model's bundle into the folder `out`, created if missing; the folder's name becomes the model's name.
+
+    `source` says where the weights came from and under what licence (docs/bundle.md).
 
     Raises ValueError for `parallel` models, as a bundle's graphs are causal.
     """
@@ -54,18 +59,24 @@ def export_bundle(model: NativeTok, out: Path, card: str, training: dict[str, An
     manifest = {
         "format": FORMAT,
         "name": out.name,
+        "kind": "causal",
+        "prefixes": True,
         "image": {
             "size": config.image_size,
-            "fit": "cover",
-            "position": "centre",
             "kernel": "lanczos3",
+            "longer_side": "round",
+            "crop_offset": "ceil",
             "space": "srgb",
             "background": "#ffffff",
         },
         "tokens": {"length": config.length, "stages": list(config.stages)},
-        "codebook": {"size": config.codebook_size, "dimension": config.code_width},
+        "codebook": {"size": config.codebook_size, "dimension": config.code_width, "normalised": True},
+        "handover": "state",
         "latents": {"count": config.latents, "width": config.expert_width},
+        "state": {"width": config.code_width},
+        "graphs": {Path(name).stem: {"file": name} for name in graphs},
         "files": {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in files},
+        "source": source,
         "training": training,
         "quality": quality,
     }
@@ -115,7 +126,7 @@ def _store_as_half(graph: onnx.GraphProto) -> None:
 
 
 class Bundle:
-    """A bundle run with ONNX Runtime on the CPU, as the service runs it."""
+    """A bundle trained here (format 1, or format 2 with a state), run with ONNX Runtime on the CPU."""
 
     def __init__(self, folder: Path) -> None:
         self.manifest = json.loads((folder / "manifest.json").read_text())
@@ -128,11 +139,12 @@ class Bundle:
         """Tokenize images uint8 [B, H, W, 3] to int32 [B, length]; runs only the stages that the length needs."""
         length = length or self.manifest["tokens"]["length"]
         latents = self.sessions["encoder"].run(None, {"images": images})[0]
-        tokens = np.empty((len(images), 0), np.int32)
+        tokens, feeds = np.empty((len(images), 0), np.int32), {"latents": latents}
         for stage in range(len(self.manifest["tokens"]["stages"])):
             if tokens.shape[1] < length:
-                feeds = {"latents": latents} | ({"prefix": tokens} if stage else {})
-                tokens = np.concatenate([tokens, self.sessions[f"mocet-{stage + 1}"].run(None, feeds)[0]], axis=1)
+                new, *state = self.sessions[f"mocet-{stage + 1}"].run(None, feeds)
+                tokens = np.concatenate([tokens, new], axis=1)
+                feeds |= {"prefix_state": state[0]} if state else {"prefix": tokens}
         return tokens[:, :length]
 
     def decode(self, tokens: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -160,7 +172,7 @@ def check_bundle(model: NativeTok, folder: Path, images: NDArray[np.uint8]) -> d
     for start in range(0, len(images), 32):
         batch = images[start : start + 32]
         latents = model.encoder(to_pixels(torch.from_numpy(batch)))
-        _, expected = model.mocet.generate(latents, model.quantiser, config.length)
+        said, expected = model.mocet.generate(latents, model.quantiser, config.length)
         tokens = bundle.encode(batch)
         for end in config.stages:
             if not (bundle.encode(batch, end) == tokens[:, :end]).all():
@@ -168,9 +180,11 @@ def check_bundle(model: NativeTok, folder: Path, images: NDArray[np.uint8]) -> d
         for i, alone in enumerate(batch[:4]):
             if not (bundle.encode(alone[None]) == tokens[i]).all():
                 raise ParityError(f"the tokens of image {start + i} depend on its batch")
-        # teacher forcing on the bundle's own tokens: what PyTorch predicts at every position
-        prefix = model.quantiser.lookup(torch.from_numpy(tokens).long())
-        predicted = torch.cat([model.mocet.predict(latents, prefix, s) for s in range(len(config.stages))], dim=1)
+        # teacher forcing: where later experts hear tokens, PyTorch hears the bundle's own
+        heard = [model.config.hears_quantised(i) for i in range(config.length)]
+        said[:, heard] = model.quantiser.lookup(torch.from_numpy(tokens[:, heard]).long())
+        predicted = torch.cat([model.mocet.predict(latents, said, s) for s in range(len(config.stages))], dim=1)
+        predicted = F.normalize(predicted, dim=-1)
         best = (predicted @ model.quantiser.codebook.T).topk(2, dim=-1)
         differs = best.indices[..., 0] != torch.from_numpy(tokens)
         equal, compared = equal + int((~differs).sum()), compared + differs.numel()
@@ -196,12 +210,19 @@ def main() -> None:
         "--data", type=Path, required=True, help="images to check the bundle on (the val split if there is one)"
     )
     parser.add_argument("--card", type=Path, required=True, help="the model card, Markdown")
+    parser.add_argument("--licence", default="unknown", help="the licence of the weights, for the manifest")
     parser.add_argument("--training", type=Path, help="JSON for the manifest: how and on what the model was trained")
     parser.add_argument("--quality", type=Path, help="JSON for the manifest: nativetok.evaluate's evaluation.json")
     args = parser.parse_args()
     model = load_weights(args.weights)
     training, quality = (json.loads(path.read_text()) if path else {} for path in (args.training, args.quality))
-    export_bundle(model, args.out, args.card.read_text(), training, quality)
+    source = {
+        "family": "nativetok",
+        "file": args.weights.name,
+        "sha256": hashlib.sha256(args.weights.read_bytes()).hexdigest(),
+        "licence": args.licence,
+    }
+    export_bundle(model, args.out, args.card.read_text(), source, training, quality)
     images = load_images(find_split(args.data, "val"), model.config.image_size)[:256]
     print(json.dumps(check_bundle(model, args.out, images), indent=2))
 

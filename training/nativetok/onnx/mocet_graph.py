@@ -24,9 +24,11 @@ GROUP = 8
 
 
 def mocet_graph(model: NativeTok, stage: int) -> onnx.ModelProto:
-    """Write a stage's experts: from latents float32 [B, N, D] (and prefix int32 [B, start]) to tokens int32 [B, n].
+    """Write a stage's experts as a graph of a format 2 bundle with `handover: state` (docs/bundle.md).
 
-    `cross` experts take their absorbed form, without keys and values (see `CrossExperts`).
+    From latents float32 [B, N, D] (and prefix_state [B, start, C]) to tokens int32 [B, n] and, except for the last
+    stage, state [B, end, C]: what the experts have said. `cross` experts take their absorbed form, without keys and
+    values (see `CrossExperts`).
     """
     return _StageGraph(model, stage).build()
 
@@ -35,7 +37,7 @@ class _StageGraph:
     """The graph of a stage. Its experts run one by one, but groups of them share work that is cheaper together.
 
     Once per group, the memory grows, the experts attend to the memory as it is by then, and the predictions from all
-    earlier codes are computed.
+    earlier codes are computed; at its end, all codes that nobody waits for are quantised.
     """
 
     def __init__(self, model: NativeTok, stage: int) -> None:
@@ -46,29 +48,38 @@ class _StageGraph:
         self.codebook = _Codebook(self.graph, model)
         kind = CrossGraph if isinstance(experts, CrossExperts) else SelfGraph
         self.experts: ExpertGraphs = kind(self.graph, experts, model.mocet.token_embedding)
-        self.positions = np.concatenate([s.position.detach().numpy() for s in model.mocet.experts])
+        self.embedding = self.graph.weight(model.mocet.token_embedding.weight.detach().numpy().T)
+        positions = np.concatenate([s.position.detach().numpy() for s in model.mocet.experts])
+        self.positions = positions + model.mocet.token_embedding.bias.detach().numpy()
         # The prediction of each code from earlier ones, negated because it is subtracted, and normalised as codes are:
         # a constant and a matrix for each earlier code.
-        n, width, deviation = self.count, self.config.code_width, experts.code_deviation.numpy()
+        n, width, deviation = self.count, self.config.code_width, experts.scale().numpy()
         self.mean = (-experts.code_mean.numpy() / deviation).reshape(1, n * width)
         predictors = -experts.weights["told"].detach().numpy() / deviation[:, None]
         self.predictors = predictors.transpose(1, 0, 2).reshape(-1, width, n * width)  # [start + n - 1, C, n * C]
 
     def build(self) -> onnx.ModelProto:
-        graph, n = self.graph, self.count
+        graph, n, start, width = self.graph, self.count, self.start, self.config.code_width
         batch = graph.node("Shape", "latents", start=0, end=1)
         memory, predicted = self._begin(batch)
         rows = self._row_numbers(batch)
-        tokens: list[tuple[str, str]] = []
+        tokens: list[str] = []
+        said: list[str] = []
         for first in range(0, n, self.group):
-            predicted = self._run(range(first, min(first + self.group, n)), memory, predicted, rows, tokens)
-        graph.nodes.append(helper.make_node("Cast", [self.codebook.numbers(tokens)], ["tokens"], to=TensorProto.INT32))
-        shape: list[str | int | None] = ["B", self.config.latents, self.config.expert_width]
-        inputs = [helper.make_tensor_value_info("latents", TensorProto.FLOAT, shape)]
-        if self.start:
-            inputs.append(helper.make_tensor_value_info("prefix", TensorProto.INT32, ["B", self.start]))
-        output = helper.make_tensor_value_info("tokens", TensorProto.INT32, ["B", n])
-        whole = helper.make_graph(graph.nodes, "mocet", inputs, [output], graph.initialisers)
+            predicted = self._run(range(first, min(first + self.group, n)), memory, predicted, rows, tokens, said)
+        ids = graph.node("Concat", *tokens, axis=1)
+        graph.nodes.append(helper.make_node("Cast", [ids], ["tokens"], to=TensorProto.INT32))
+        info, real = helper.make_tensor_value_info, TensorProto.FLOAT
+        inputs = [info("latents", real, ["B", self.config.latents, self.config.expert_width])]
+        outputs = [info("tokens", TensorProto.INT32, ["B", n])]
+        if start:
+            inputs.append(info("prefix_state", real, ["B", start, width]))
+        if start + n < self.config.length:
+            new = graph.node("Reshape", graph.node("Concat", *said, axis=1), graph.shape(0, n, width))
+            parts = ["prefix_state", new] if start else [new]
+            graph.nodes.append(helper.make_node("Concat", parts, ["state"], axis=1))
+            outputs.append(info("state", real, ["B", start + n, width]))
+        whole = helper.make_graph(graph.nodes, "mocet", inputs, outputs, graph.initialisers)
         return helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
     def _begin(self, batch: str) -> tuple[Memory, str]:
@@ -78,9 +89,9 @@ class _StageGraph:
         if not start:
             predicted = graph.node("Expand", mean, graph.node("Concat", batch, graph.shape(1), axis=0))
             return Memory(graph, "latents", self.config.latents), predicted
-        rows, codes = self.codebook.look_up_prefix(start)
-        rows = graph.node("Add", rows, graph.weight(self.positions[:start]))
+        rows = graph.product("prefix_state", self.embedding, graph.weight(self.positions[:start]))
         memory = Memory(graph, graph.node("Concat", "latents", rows, axis=1), self.config.latents + start)
+        codes = graph.node("Reshape", "prefix_state", graph.shape(0, start * self.config.code_width))
         contribution = self.predictors[:start].reshape(start * self.config.code_width, -1)
         return memory, graph.gemm(codes, graph.weight(contribution), mean)
 
@@ -92,36 +103,49 @@ class _StageGraph:
         return graph.split(graph.node("Reshape", numbers, graph.shape(-1)), count, axis=0)
 
     def _run(
-        self, group: range, memory: Memory, predicted: str, row_numbers: list[str], tokens: list[tuple[str, str]]
+        self, group: range, memory: Memory, predicted: str, row_numbers: list[str], tokens: list[str], said: list[str]
     ) -> str:
-        """Append a group's experts and their tokens; return the predictions for the experts after the group."""
+        """Append a group's experts, their tokens [B, k] and what they say [B, C].
+
+        Returns the predictions for the experts after the group.
+        """
         graph, width = self.graph, self.config.code_width
         predicted, predicted_later = graph.cut(predicted, len(group) * width, (self.count - group.stop) * width)
         scores = self.experts.read_ahead(group, memory)
         known = graph.node("Concat", predicted, scores, axis=1) if scores else predicted
-        codes = []
+        codes: list[str] = []
         for i in group:
             # What is known so far of the group's remaining experts: first the predictions of their codes, then their
             # scores, starting with the last expert's. So each expert cuts its own parts off both ends.
             later = range(i + 1, group.stop)
             left = len(later) * width + sum(self.experts.scores(j) for j in later)
             mine, known, scores = graph.cut(known, width, left, self.experts.scores(i))
-            token = self.codebook.nearest(self.experts.code(i, memory, mine, scores))
-            tokens.append(token)
+            code = self.experts.code(i, memory, mine, scores)
+            if self.config.hears_quantised(self.start + i):
+                token = self.codebook.nearest([code])
+                tokens.append(token)
+                code = self.codebook.look_up(token)
+            else:
+                codes.append(code)
+            said.append(code)
             if i + 1 == self.count:
                 break
-            row, code = self.codebook.look_up(token)
-            row = graph.node("Add", row, graph.weight(self.positions[self.start + i]))
-            memory.write(row, row_numbers[i], min(self.group, self.count - 1 - i))
-            codes.append(code)
+            row = graph.gemm(code, self.embedding, graph.weight(self.positions[self.start + i]))
+            memory.write(
+                graph.node("Unsqueeze", row, graph.shape(1)), row_numbers[i], min(self.group, self.count - 1 - i)
+            )
             if later:
                 to_codes = self._contribution(range(i, i + 1), later)
                 to_scores = [self.experts.score_contribution(i, j) for j in reversed(later)]
                 known = graph.gemm(code, graph.weight(np.concatenate([to_codes, *to_scores], axis=1)), known)
+        if codes:
+            tokens.append(self.codebook.nearest(codes))
         if not predicted_later:
             return ""
         contribution = self._contribution(group, range(group.stop, self.count))
-        return graph.gemm(graph.node("Concat", *codes, axis=1), graph.weight(contribution), predicted_later)
+        return graph.gemm(
+            graph.node("Concat", *said[-len(group) :], axis=1), graph.weight(contribution), predicted_later
+        )
 
     def _contribution(self, sources: range, targets: range) -> NDArray[np.float32]:
         """What the codes of some experts add to the predictions for others: [sources * C, targets * C]."""
@@ -131,7 +155,7 @@ class _StageGraph:
 
 
 class _Codebook:
-    """The codebook in blocks of entries: a token is the index of its block and its place there, each int64 [B, 1]."""
+    """Finds the nearest entries of the codebook, and looks entries up."""
 
     def __init__(self, graph: Graph, model: NativeTok) -> None:
         self.graph = graph
@@ -139,46 +163,26 @@ class _Codebook:
         self.width = model.config.code_width
         self.count = next(n for n in range(math.isqrt(size), 0, -1) if size % n == 0)
         self.size = size // self.count
-        embedding = model.mocet.token_embedding
         self.entries = graph.weight(model.quantiser.codebook.numpy())
-        self.rows = graph.product(
-            self.entries,
-            graph.weight(embedding.weight.detach().numpy().T),
-            graph.weight(embedding.bias.detach().numpy()),
-        )
         self.columns = graph.node("Transpose", self.entries, perm=[1, 0])
-        self.blocks_of_entries = graph.node("Reshape", self.entries, graph.shape(self.count, self.size, self.width))
-        self.blocks_of_rows = graph.node("Reshape", self.rows, graph.shape(self.count, self.size, 1, -1))
 
-    def nearest(self, code: str) -> tuple[str, str]:
-        """The token of the entry most similar to each code [B, C]; the first one wins a tie.
+    def nearest(self, codes: list[str]) -> str:
+        """The ids int64 [B, n] of the entries most similar to n codes [B, C]; the first one wins a tie.
 
-        `ReduceMax` is vectorised, `ArgMax` is not. So `ReduceMax` finds each block's highest similarity, and `ArgMax`
-        only has to find the best block and the entry in it.
+        `ReduceMax` is vectorised, `ArgMax` is not. So `ReduceMax` finds the highest similarity in each block of
+        entries, and `ArgMax` only has to find the best block and the entry in it.
         """
-        graph = self.graph
-        similarity = graph.node("MatMul", code, self.columns)
-        similarity = graph.node("Reshape", similarity, graph.shape(0, self.count, self.size))
-        best = graph.node("ReduceMax", similarity, graph.shape(2), keepdims=0)
+        graph, shape = self.graph, self.graph.shape
+        code = graph.node("Concat", *codes, axis=1) if len(codes) > 1 else codes[0]
+        similarity = graph.node("MatMul", graph.node("Reshape", code, shape(0, len(codes), self.width)), self.columns)
+        similarity = graph.node("Reshape", similarity, shape(0, 0, self.count, self.size))
+        best = graph.node("ReduceMax", similarity, shape(3), keepdims=0)
         block = graph.node("ArgMax", best, axis=-1, keepdims=1)
-        place = graph.node("ArgMax", graph.node("GatherND", similarity, block, batch_dims=1), axis=-1, keepdims=1)
-        return block, place
+        place = graph.node("ArgMax", graph.node("GatherND", similarity, block, batch_dims=2), axis=-1, keepdims=1)
+        ids = graph.node("Add", graph.node("Mul", block, shape(self.size)), place)
+        return graph.node("Squeeze", ids, shape(2))
 
-    def look_up(self, token: tuple[str, str]) -> tuple[str, str]:
-        """A token's embedding [B, 1, D] and its code [B, C]."""
-        pair = self.graph.node("Concat", *token, axis=1)
-        row = self.graph.node("GatherND", self.blocks_of_rows, pair)
-        return row, self.graph.node("GatherND", self.blocks_of_entries, pair)
-
-    def look_up_prefix(self, length: int) -> tuple[str, str]:
-        """The embeddings [B, length, D] of the tokens in the input `prefix`, and their codes [B, length * C]."""
+    def look_up(self, token: str) -> str:
+        """The entry [B, C] of a token int64 [B, 1]."""
         graph = self.graph
-        codes = graph.node("Gather", self.entries, "prefix", axis=0)
-        codes = graph.node("Reshape", codes, graph.shape(0, length * self.width))
-        return graph.node("Gather", self.rows, "prefix", axis=0), codes
-
-    def numbers(self, tokens: list[tuple[str, str]]) -> str:
-        """Tokens as ids of codebook entries: int64 [B, n]."""
-        graph = self.graph
-        blocks, places = (graph.node("Concat", *names, axis=1) for names in zip(*tokens, strict=True))
-        return graph.node("Add", graph.node("Mul", blocks, graph.shape(self.size)), places)
+        return graph.node("Squeeze", graph.node("Gather", self.entries, token, axis=0), graph.shape(1))

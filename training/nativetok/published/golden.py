@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from nativetok.data import prepare
 from nativetok.published.parity import encode
-from nativetok.published.photos import prepare
 
 EXPECTED = Path(__file__).parent / "titok-l32-golden.json"
 ALLOWED = 2
@@ -34,7 +34,7 @@ def compare(bundle: Path, images: Path, expected: Path = EXPECTED) -> list[int]:
         if hashlib.sha256(path.read_bytes()).hexdigest() != image["sha256"]:
             raise ValueError(f"{path} is not the image that the ids were made of")
         with Image.open(path) as picture:
-            pixels = prepare(picture, picture.height)
+            pixels = prepare(picture, picture.height, "bicubic", "floor", "half-even")
         tokens = encode(bundle, pixels[None]).tokens[0]
         if len(tokens) != len(image["tokens"]):
             raise ValueError(f"{bundle} gives {len(tokens)} tokens, not {len(image['tokens'])}")

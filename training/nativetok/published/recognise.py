@@ -60,6 +60,8 @@ class Recognised:
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a published config.json. Raises CheckpointError where it is none."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file")
     try:
         config = json.loads(path.read_text())
         model = config["model"]["vq_model"]
@@ -146,11 +148,9 @@ class _Reading:
             family, title, sizes = "nativetok", *self._nativetok()
         else:
             family, title, sizes = "titok", *self._titok()
-        unknown = sorted(
-            set(self.options.heads) - {"encoder", "decoder", *(["experts"] if family == "nativetok" else [])}
-        )
-        if unknown:
-            raise CheckpointError(f"{title} has no part {unknown[0]!r} to give heads to")
+        parts = ["encoder", *(["experts"] if family == "nativetok" else []), "decoder"]
+        if unknown := sorted(set(self.options.heads) - set(parts)):
+            raise CheckpointError(f"{title} has no part {unknown[0]!r} to give heads to: it has {', '.join(parts)}")
         result = Recognised(family, title, sizes, self.origins, tuple(self.open), tuple(self.unset))
         self._compare(result)
         self._agree(result)

@@ -16,6 +16,7 @@ from nativetok.model import NativeTok, load_weights, save_weights
 from nativetok.onnx.export import Bundle, ParityError, check_bundle, export_bundle
 
 ROOT = Path(__file__).parents[3]
+SOURCE = {"family": "nativetok", "licence": "unknown"}
 SMOKE = RunConfig.load(ROOT / "training/configs/smoke.yaml").model
 
 
@@ -34,10 +35,14 @@ def released(config: ModelConfig, folder: Path) -> NativeTok:
 
 
 @pytest.mark.parametrize("stages", [(4, 8, 12), (1, 12)])  # (1, 12): an expert alone, and more than a group
+@pytest.mark.parametrize("feedback", [None, 0, 3])  # 3: a group of which some are heard after quantisation
 @pytest.mark.parametrize("kind", ["cross", "self"])
-def test_bundle_equals_pytorch(kind: str, stages: tuple[int, ...], photos: np.ndarray, tmp_path: Path) -> None:
-    model = released(replace(SMOKE, expert_kind=kind, stages=stages), tmp_path)  # type: ignore[arg-type]
-    export_bundle(model, tmp_path / "tiny", "# Card\n", {"data": "fixtures"}, {})
+def test_bundle_equals_pytorch(
+    kind: str, feedback: int | None, stages: tuple[int, ...], photos: np.ndarray, tmp_path: Path
+) -> None:
+    config = replace(SMOKE, expert_kind=kind, stages=stages, feedback=feedback)  # type: ignore[arg-type]
+    model = released(config, tmp_path)
+    export_bundle(model, tmp_path / "tiny", "# Card\n", SOURCE, {"data": "fixtures"}, {})
     figures = check_bundle(model, tmp_path / "tiny", photos)
     assert figures["tokens_equal"] >= 0.999
     manifest = json.loads((tmp_path / "tiny/manifest.json").read_text())
@@ -49,7 +54,7 @@ def test_bundle_equals_pytorch(kind: str, stages: tuple[int, ...], photos: np.nd
 
 def test_check_refuses_a_bundle_of_other_weights(photos: np.ndarray, tmp_path: Path) -> None:
     model = released(SMOKE, tmp_path)
-    export_bundle(model, tmp_path / "tiny", "# Card\n", {}, {})
+    export_bundle(model, tmp_path / "tiny", "# Card\n", SOURCE, {}, {})
     with torch.no_grad():
         model.encoder.dimension_switcher.weight.mul_(1.5)
     with pytest.raises(ParityError):

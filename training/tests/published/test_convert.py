@@ -77,7 +77,7 @@ def broken(folder: Path) -> dict[Path, str]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.filterwarnings("error")  # PyTorch's warnings would stand before the sentence
 def test_what_is_no_checkpoint_gets_one_sentence_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +124,17 @@ def test_configuration_beside_the_checkpoint_is_found(tmp_path: Path) -> None:
 def test_heads_that_nobody_says_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no file says the encoder's heads .* --heads encoder=N,decoder=N, or"):
         convert(path_of("titok-newer"), tmp_path / "out")
+
+
+def test_options_that_lead_nowhere(tmp_path: Path) -> None:
+    absent, out = tmp_path / "absent", tmp_path / "out"
+    with pytest.raises(CheckpointError, match=r"absent is not a file"):
+        convert(path_of("titok-newer"), out, options=NEWER, config=absent)
+    with pytest.raises(FileNotFoundError, match=r"absent is no file and no folder"):
+        convert(path_of("titok-newer"), out, photos=absent)
+    with pytest.raises(CheckpointError, match=r"no part 'meta' to give heads to: it has encoder, decoder"):
+        convert(path_of("titok-newer"), out, options=Options(heads={"meta": 4}))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_photos_that_are_none(tmp_path: Path) -> None:

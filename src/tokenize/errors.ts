@@ -1,0 +1,17 @@
+/** The command cannot be carried out as it stands: one sentence for the user, exit status 2. */
+export class OptionsError extends Error {}
+
+/** One image cannot be tokenized: `message` continues a sentence that names it. The others go on. */
+export class ItemError extends Error {}
+
+/** The message of an error, or any other thrown value as text. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** What to throw when an input cannot be opened: naming what is not there is the user's mistake, anything else is not. */
+export function unreadable(path: string, error: unknown): Error {
+  const { code } = error as { code?: unknown }
+  const sentence = `${path} cannot be read (${messageOf(error)})`
+  return code === 'ENOENT' || code === 'ENOTDIR' ? new OptionsError(sentence) : new Error(sentence)
+}
