@@ -11,9 +11,9 @@ import { tinyBundle } from '../helpers/bundle.ts'
 import { until } from '../helpers/service.ts'
 import { digests, makeFolder, readJson, start, tokenize } from './support.ts'
 
-const IMAGES = 4000
-const KILLS = 4
-const LONGEST_MS = 1500
+const IMAGES = 1500
+const KILLS = 2
+const LONGEST_MS = 800
 let folder: string
 
 before(async () => {
@@ -38,6 +38,8 @@ const args = (format: string) => [
     '--flip',
     '--shard-size',
     '300',
+    '--engines',
+    '1',
     '--model',
     tinyBundle('parallel'),
   ],
