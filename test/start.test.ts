@@ -72,6 +72,11 @@ test('nativetok finds its place through a link, and says what it can do', async 
   await symlink(join(root, 'bin/nativetok'), link)
   const { stdout } = await promisify(execFile)(link, ['tokenize', '--help'], { cwd: folder })
   assert.match(stdout, /^Usage: nativetok tokenize/)
+  for (const flag of ['--help', '-h']) {
+    const help = await promisify(execFile)(link, [flag])
+    for (const command of ['serve', 'tokenize', 'verify'])
+      assert.match(help.stdout, new RegExp(`^ +${command} +\\w`, 'm'))
+  }
   for (const args of [[], ['decode']]) {
     await assert.rejects(promisify(execFile)(link, args), ({ code, stderr }) => {
       assert.equal(code, 2)

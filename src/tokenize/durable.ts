@@ -1,5 +1,6 @@
-import { open, rename } from 'node:fs/promises'
+import { open, readFile, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { OptionsError } from './errors.ts'
 
 /** Makes what was created, renamed or removed in a folder survive a loss of power. */
 export async function syncFolder(path: string): Promise<void> {
@@ -23,4 +24,27 @@ export async function writeWhole(path: string, text: string): Promise<void> {
   }
   await rename(temporary, path)
   await syncFolder(dirname(path))
+}
+
+/**
+ * Reads a JSON object that was written whole; undefined where there is none.
+ * @throws OptionsError naming a file that is none or lacks one of the keys
+ */
+export async function readObject(path: string, keys: readonly string[]): Promise<object | undefined> {
+  const text = await readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return undefined
+    throw error
+  })
+  if (text === undefined) return undefined
+  const value = parsed(text)
+  if (typeof value === 'object' && value !== null && keys.every((key) => key in value)) return value
+  throw new OptionsError(`${path} is ${text === '' ? 'empty' : 'damaged'}: use another folder, or remove this one`)
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    return undefined
+  }
 }

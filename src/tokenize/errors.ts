@@ -4,6 +4,9 @@ export class OptionsError extends Error {}
 /** One image cannot be tokenized: `message` continues a sentence that names it. The others go on. */
 export class ItemError extends Error {}
 
+/** The run was asked to stop. */
+export class StoppedError extends Error {}
+
 /** The message of an error, or any other thrown value as text. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
@@ -13,5 +16,5 @@ export function messageOf(error: unknown): string {
 export function unreadable(path: string, error: unknown): Error {
   const { code } = error as { code?: unknown }
   const sentence = `${path} cannot be read (${messageOf(error)})`
-  return code === 'ENOENT' || code === 'ENOTDIR' ? new OptionsError(sentence) : new Error(sentence)
+  return code === 'ENOENT' || code === 'ENOTDIR' ? new OptionsError(sentence) : new Error(sentence, { cause: error })
 }

@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writeWhole } from './durable.ts'
+import { readObject, writeWhole } from './durable.ts'
 import { type Mark, WORK } from './formats/format.ts'
 import type { Plan } from './manifest.ts'
 import type { Position } from './sources/source.ts'
@@ -36,12 +35,9 @@ export const beginning: State = {
   mark: undefined,
 }
 
+/** @throws OptionsError if it is damaged */
 export async function readJournal(out: string): Promise<Journal | undefined> {
-  const text = await readFile(fileOf(out), 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return undefined
-    throw error
-  })
-  return text === undefined ? undefined : (JSON.parse(text) as Journal)
+  return (await readObject(fileOf(out), ['plan', 'state'])) as Journal | undefined
 }
 
 export async function writeJournal(out: string, journal: Journal): Promise<void> {

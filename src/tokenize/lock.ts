@@ -67,9 +67,12 @@ async function linked(from: string, to: string): Promise<boolean> {
 async function removeStale(path: string, temporary: string): Promise<void> {
   const text = await readFile(path, 'utf8').catch(() => undefined)
   if (text === undefined) return
-  const { host, pid, started } = JSON.parse(text) as Holder
-  if (host === hostname() ? await isAlive(pid, started) : await isTouched(path, temporary)) {
-    throw new Error(`another run is writing there: process ${pid} on ${host}`)
+  const holder = holderIn(text)
+  if (holder !== undefined) {
+    const { host, pid, started } = holder
+    if (host === hostname() ? await isAlive(pid, started) : await isTouched(path, temporary)) {
+      throw new Error(`another run is writing there: process ${pid} on ${host}`)
+    }
   }
   const aside = `${temporary}.stale`
   await rename(path, aside).catch(() => {})
@@ -77,6 +80,16 @@ async function removeStale(path: string, temporary: string): Promise<void> {
   // Another process was faster, and this is its new lock.
   if (moved !== undefined && moved !== text) await link(aside, path).catch(() => {})
   await rm(aside, { force: true })
+}
+
+/** Who holds a lock; undefined if the file does not say, as after a loss of power: locks are linked once they are written. */
+function holderIn(text: string): Holder | undefined {
+  try {
+    const holder = JSON.parse(text) as Partial<Holder> | null
+    return typeof holder?.host === 'string' && typeof holder.pid === 'number' ? (holder as Holder) : undefined
+  } catch {
+    return undefined
+  }
 }
 
 async function isAlive(pid: number, started: string | undefined): Promise<boolean> {

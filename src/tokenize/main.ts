@@ -1,6 +1,7 @@
 // `nativetok tokenize`: turns a data set of images into a data set of tokens; see `--help`.
 import '../formats/thread-pool.ts'
-import { mkdir, readdir, rm } from 'node:fs/promises'
+import './stop.ts'
+import { rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CommanderError } from 'commander'
 import pkg from '../../package.json' with { type: 'json' }
@@ -8,16 +9,17 @@ import { createLog } from '../observability/log.ts'
 import { commandLine } from './command-line.ts'
 import { preparationOf, viewCount } from './crops.ts'
 import { messageOf, OptionsError } from './errors.ts'
-import { WORK } from './formats/format.ts'
 import { formats } from './formats/index.ts'
 import { readJournal, workFolder } from './journal.ts'
 import { Lock } from './lock.ts'
 import { checkSamePlan, dataSetOf, type Manifest, type Plan, readManifest, writeManifest } from './manifest.ts'
 import { type Options, readOptions } from './options.ts'
+import { checkEmpty, checkPlace, makeFolders, removeEmpty } from './out-folder.ts'
 import { Progress } from './progress.ts'
-import { run, StoppedError } from './run.ts'
+import { run } from './run.ts'
 import { openSource } from './sources/open.ts'
 import type { Source } from './sources/source.ts'
+import { stopped, untilStopped } from './stop.ts'
 import { openEmbedded } from './tokenizers/embedded.ts'
 import { RemoteTokenizer } from './tokenizers/remote.ts'
 import type { Tokenizer, Tokenizers } from './tokenizers/tokenizer.ts'
@@ -26,6 +28,8 @@ import type { Tokenizer, Tokenizers } from './tokenizers/tokenizer.ts'
 const [DONE, FAILED, WRONG_OPTIONS, SOME_FAILED] = [0, 1, 2, 3]
 
 process.exitCode = await main(process.argv.slice(2))
+// What was under way when a signal came may go on for long.
+if (stopped.aborted) process.exit()
 
 async function main(args: readonly string[]): Promise<number> {
   try {
@@ -41,8 +45,9 @@ async function main(args: readonly string[]): Promise<number> {
 async function tokenize(options: Options, command: string): Promise<number> {
   const { out } = options
   const say = (line: string) => void process.stderr.write(`${line}\n`)
-  const source = await openSource({ ...options, say })
-  const tokenizers = await openTokenizers(options, say)
+  await checkPlace(out, options.input)
+  const source = await untilStopped(openInput(options, say))
+  const tokenizers = await untilStopped(openTokenizers(options, say))
   const wanted = planOf(options, source, tokenizers.model)
   const finished = await readManifest(out)
   const begun = finished ?? (await readJournal(out))?.plan
@@ -54,10 +59,10 @@ async function tokenize(options: Options, command: string): Promise<number> {
     return statusOf(finished)
   }
   if (begun === undefined) await checkEmpty(out)
-  await mkdir(workFolder(out), { recursive: true })
+  const made = await makeFolders(workFolder(out))
   const lock = await Lock.take(join(workFolder(out), 'lock'))
   try {
-    const tokenizer = await tokenizers.start()
+    const tokenizer = await untilStopped(tokenizers.start())
     try {
       const plan = { ...wanted, provider: tokenizer.model.provider }
       const manifest = await write(options, { plan, source, tokenizer, command })
@@ -68,17 +73,26 @@ async function tokenize(options: Options, command: string): Promise<number> {
     }
   } finally {
     await lock.release()
+    // Of a run that has not begun to write, nothing is left.
+    await removeEmpty(made)
   }
 }
 
-/** @throws OptionsError if a folder holds what no run of this command has left there */
-async function checkEmpty(out: string): Promise<void> {
-  const names = await readdir(out).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return []
-    throw error
-  })
-  const stranger = names.find((name) => name !== WORK)
-  if (stranger !== undefined) throw new OptionsError(`${out} is not empty: it holds ${stranger}`)
+/**
+ * Opens the source.
+ * @throws OptionsError if it is none, or a file of it is damaged; Error if the system cannot read it, which may pass
+ */
+async function openInput(options: Options, say: (line: string) => void): Promise<Source> {
+  const { input } = options
+  try {
+    const found = await stat(input).catch(() => undefined)
+    if (found?.isFile() && found.size === 0) throw new OptionsError(`${input} is empty`)
+    return await openSource({ ...options, say })
+  } catch (error) {
+    // Sources say in a plain error of their own that a file is damaged.
+    const own = error instanceof Error && error.name === 'Error' && !('code' in error) && error.cause === undefined
+    throw own ? new OptionsError(error.message) : error
+  }
 }
 
 async function openTokenizers(options: Options, say: (line: string) => void): Promise<Tokenizers> {
@@ -97,7 +111,7 @@ function planOf(
   source: Source,
   model: Tokenizers['model'],
 ): Omit<Plan, 'provider'> & Partial<Pick<Plan, 'provider'>> {
-  const { length = model.length, crops, flip, part, shardSize } = options
+  const { length = model.length, crops, flip, maxPixels, part, shardSize } = options
   const format = formats[options.format]
   if (length > model.length || (length < model.length && !model.prefixes)) {
     throw new OptionsError(
@@ -114,6 +128,7 @@ function planOf(
     ...(model.provider && { provider: model.provider }),
     tokens: { length, views: viewCount({ crops, flip }), crops, flip },
     preprocessing: preparationOf({ crops, flip }, model.image),
+    maxPixels,
     source: { kind: source.kind, digest: source.digest, labels: source.labels, part: `${part.index}/${part.count}` },
     ...(source.classes && { classes: source.classes }),
   }
@@ -126,15 +141,13 @@ async function write(
   options: Options,
   { plan, source, tokenizer, command }: { plan: Plan; source: Source; tokenizer: Tokenizer; command: string },
 ): Promise<Manifest> {
-  const { out, crops, flip, maxPixels, strict } = options
+  const { out, crops, flip, strict } = options
   const progress = new Progress(source.size)
-  const stop = new AbortController()
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => stop.abort())
   const started = performance.now()
   try {
     const { counts, files, began } = await run({
       ...{ plan, source, tokenizer, format: formats[options.format], out, crops: { crops, flip } },
-      ...{ image: tokenizer.model.image, maxPixels, strict, signal: stop.signal },
+      ...{ image: tokenizer.model.image, strict, signal: stopped },
       reached: (reached) => progress.update(reached),
     })
     const manifest: Manifest = { manifest: 1, ...plan, counts, command, files }
@@ -153,7 +166,6 @@ function statusOf({ counts }: Manifest): number {
 }
 
 function sentenceOf(error: unknown): string {
-  if (error instanceof StoppedError) return 'stopped; the same command goes on from here'
   const { code } = error as { code?: unknown }
   // Without room, over a quota, or over a limit on file sizes.
   if (['ENOSPC', 'EDQUOT', 'EFBIG'].includes(String(code))) {

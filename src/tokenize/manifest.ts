@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writeWhole } from './durable.ts'
+import { readObject, writeWhole } from './durable.ts'
 import { OptionsError } from './errors.ts'
 import type { DataSet, Format, OutputFile } from './formats/format.ts'
 import type { Source } from './sources/source.ts'
@@ -15,6 +14,8 @@ export interface Plan {
   tokens: { length: number; views: number; crops: 'centre' | 'ten'; flip: boolean }
   /** How images became pixels. */
   preprocessing: Record<string, string | number>
+  /** Images with more pixels failed. */
+  maxPixels: number
   source: { kind: Source['kind']; digest: string; labels: boolean; part: string }
   /** Class names by label, where they are known. */
   classes?: readonly string[]
@@ -43,15 +44,14 @@ export interface Manifest extends Plan {
 
 const NAME = 'tokens.json'
 
-/** The manifest of a finished output; undefined where there is none. */
+/**
+ * The manifest of a finished output; undefined where there is none.
+ * @throws OptionsError if it is damaged, or of another version
+ */
 export async function readManifest(out: string): Promise<Manifest | undefined> {
-  const text = await readFile(join(out, NAME), 'utf8').catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return undefined
-    throw error
-  })
-  if (text === undefined) return undefined
-  const manifest = JSON.parse(text) as Manifest
-  if (manifest.manifest !== 1) throw new OptionsError(`${join(out, NAME)} is not of a kind that this version reads`)
+  const manifest = (await readObject(join(out, NAME), ['manifest'])) as Manifest | undefined
+  if (manifest !== undefined && manifest.manifest !== 1)
+    throw new OptionsError(`${join(out, NAME)} is not of a kind that this version reads`)
   return manifest
 }
 
@@ -72,6 +72,19 @@ export function dataSetOf({ format, model, tokens, source, classes }: Omit<Plan,
   }
 }
 
+/** The options that decide about values of a plan. */
+const valued: Record<string, string> = {
+  'format.name': '--format',
+  'format.shardSize': '--shard-size',
+  provider: '--provider',
+  'tokens.length': '--length',
+  'tokens.crops': '--crops',
+  maxPixels: '--max-pixels',
+  'source.part': '--part',
+}
+/** What a plan has or has not. */
+const switched: Record<string, string> = { 'tokens.flip': '--flip', 'source.labels': 'labels' }
+
 /** @throws OptionsError naming the first thing that differs */
 export function checkSamePlan(out: string, begun: Plan, wanted: Plan): void {
   for (const name of [
@@ -81,26 +94,42 @@ export function checkSamePlan(out: string, begun: Plan, wanted: Plan): void {
     'provider',
     'tokens',
     'preprocessing',
+    'maxPixels',
     'source',
     'classes',
   ] as const) {
     const difference = differenceOf(name, begun[name], wanted[name])
     if (difference !== undefined) {
-      throw new OptionsError(`${out} was begun with ${difference}: use another folder, or remove this one`)
+      throw new OptionsError(`${sentenceOf(out, difference)}: use another folder, or remove this one`)
     }
   }
 }
 
-function differenceOf(name: string, begun: unknown, wanted: unknown): string | undefined {
-  if (JSON.stringify(begun) === JSON.stringify(wanted)) return undefined
-  if (isRecord(begun) && isRecord(wanted)) {
-    for (const key of new Set([...Object.keys(begun), ...Object.keys(wanted)])) {
-      const difference = differenceOf(`${name}.${key}`, begun[key], wanted[key])
-      if (difference !== undefined) return difference
-    }
-    return undefined
+interface Difference {
+  /** Of the value, with dots. */
+  path: string
+  begun: unknown
+  wanted: unknown
+}
+
+function differenceOf(path: string, begun: unknown, wanted: unknown): Difference | undefined {
+  // The number of views follows from options that say more.
+  if (path === 'tokens.views' || JSON.stringify(begun) === JSON.stringify(wanted)) return undefined
+  if (!isRecord(begun) || !isRecord(wanted)) return { path, begun, wanted }
+  for (const key of new Set([...Object.keys(begun), ...Object.keys(wanted)])) {
+    const difference = differenceOf(`${path}.${key}`, begun[key], wanted[key])
+    if (difference !== undefined) return difference
   }
-  return `${name} ${shown(begun)}, not ${shown(wanted)}`
+  return undefined
+}
+
+function sentenceOf(out: string, { path, begun, wanted }: Difference): string {
+  if (path === 'source.digest') {
+    return `the listing of the input, or of its labels, has changed since ${out} was begun, or is that of another input`
+  }
+  const name = switched[path]
+  if (name !== undefined) return `${out} was begun ${begun === true ? 'with' : 'without'} ${name}`
+  return `${out} was begun with ${valued[path] ?? path} ${shown(begun)}, not ${shown(wanted)}`
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

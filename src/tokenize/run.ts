@@ -2,7 +2,7 @@ import { poolSize } from '../formats/thread-pool.ts'
 import type { ImagePreparation } from '../inference/inference.ts'
 import { type Crops, viewsOf } from './crops.ts'
 import { syncFolder } from './durable.ts'
-import { ItemError } from './errors.ts'
+import { ItemError, StoppedError } from './errors.ts'
 import { ErrorsLog } from './errors-log.ts'
 import type { Format, OutputFile, Row, Writer } from './formats/format.ts'
 import { inOrder } from './in-order.ts'
@@ -22,19 +22,15 @@ export interface Job {
   out: string
   crops: Crops
   image: ImagePreparation
-  maxPixels: number
   /** Whether the first image that fails ends the run. */
   strict: boolean
-  /** Stops the run, which can then go on later. */
+  /** Stops the run, which can then go on later. Its reason is a StoppedError. */
   signal: AbortSignal
   reached(reached: Reached): void
 }
 
 /** An image ended a strict run. */
 export class StrictError extends Error {}
-
-/** The run was asked to stop. */
-export class StoppedError extends Error {}
 
 /** How often what was written is made durable, which is how much work a kill can cost. */
 const COMMIT_MS = 1000
@@ -108,7 +104,7 @@ class Recorder {
     let committed = performance.now()
     try {
       for await (const outcome of outcomesOf(this.#job, this.#position)) {
-        if (this.#job.signal.aborted) throw new StoppedError('stopped')
+        this.#job.signal.throwIfAborted()
         await this.#record(outcome)
         if (this.#pending.length >= ROWS_AT_ONCE) await this.#flush()
         if (performance.now() - committed < COMMIT_MS) continue
@@ -159,8 +155,9 @@ class Recorder {
 
 /** The tokens of every image from a position on, in order. */
 function outcomesOf(job: Job, from: State['position']): AsyncIterable<Outcome<Uint16Array>> {
-  const { source, tokenizer, crops, image, maxPixels, plan } = job
-  const { length, views } = plan.tokens
+  const { source, tokenizer, crops, image, plan } = job
+  const { maxPixels, tokens } = plan
+  const { length, views } = tokens
   const encoding = Math.max(2, Math.ceil(tokenizer.capacity / views))
   const prepare = (item: Item) => outcomeOf(item, async () => viewsOf(await item.read(), crops, image, maxPixels))
   const encode = async (outcome: Outcome<Uint8Array[]>): Promise<Outcome<Uint16Array>> => {

@@ -1,7 +1,7 @@
 import { readBundle } from '../../inference/bundle.ts'
 import { sequenceLength } from '../../inference/graphs.ts'
 import { EngineFailedError, Inference, type InferenceOptions } from '../../inference/inference.ts'
-import { ItemError } from '../errors.ts'
+import { ItemError, messageOf, OptionsError } from '../errors.ts'
 import type { Model, Tokenizer, Tokenizers } from './tokenizer.ts'
 
 export type EmbeddedOptions = Pick<
@@ -16,17 +16,24 @@ const BATCHES_AHEAD = 3
 
 /**
  * Reads a bundle, for engines to start later.
- * @throws BundleError
+ * @throws OptionsError if it cannot be served; starting throws one as well if CUDA was asked for and does not load
  */
 export async function openEmbedded(options: EmbeddedOptions): Promise<Tokenizers> {
-  const { manifest, shape, modelDigest, bundleDigest } = await readBundle(options.model)
+  const { manifest, shape, modelDigest, bundleDigest } = await readBundle(options.model).catch(refuse)
   return {
     model: {
       ...{ name: manifest.name, model: modelDigest, bundle: bundleDigest, prefixes: shape.kind === 'causal' },
       ...{ image: manifest.image, length: sequenceLength(shape), codebookSize: shape.codebook.size },
     },
-    start: () => EmbeddedTokenizer.start(options),
+    start: () => {
+      const started = EmbeddedTokenizer.start(options)
+      return options.provider === 'cuda' ? started.catch(refuse) : started
+    },
   }
+}
+
+function refuse(error: unknown): never {
+  throw new OptionsError(messageOf(error))
 }
 
 /** Encodes in engine processes of its own. */
