@@ -8,7 +8,7 @@ export class ImageError extends Error {
   }
 }
 
-const supported = 'send JPEG, PNG, WebP, AVIF, GIF or TIFF'
+const supported = 'JPEG, PNG, WebP, AVIF, GIF and TIFF are supported'
 
 /** A known format that is not supported at all. */
 export function notTaken(format: string): ImageError {

@@ -1,6 +1,9 @@
 /** The command cannot be carried out as it stands: one sentence for the user, exit status 2. */
 export class OptionsError extends Error {}
 
+/** What was named is not there. */
+export class AbsentError extends OptionsError {}
+
 /** One image cannot be tokenized: `message` continues a sentence that names it. The others go on. */
 export class ItemError extends Error {}
 
@@ -16,5 +19,5 @@ export function messageOf(error: unknown): string {
 export function unreadable(path: string, error: unknown): Error {
   const { code } = error as { code?: unknown }
   const sentence = `${path} cannot be read (${messageOf(error)})`
-  return code === 'ENOENT' || code === 'ENOTDIR' ? new OptionsError(sentence) : new Error(sentence, { cause: error })
+  return code === 'ENOENT' || code === 'ENOTDIR' ? new AbsentError(sentence) : new Error(sentence, { cause: error })
 }

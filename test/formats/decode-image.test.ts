@@ -68,7 +68,11 @@ test('files that are not photos are refused', async () => {
     [fixture('formats/drawing-named.png'), 'unsupported', /SVG/],
     [Buffer.from('%PDF-1.7\n'), 'unsupported', /PDF/],
     [fixture('formats/truncated.jpg'), 'undecodable', /cut off/],
-    [fixture('formats/text.txt'), 'unknown-format', /not an image/],
+    [
+      fixture('formats/text.txt'),
+      'unknown-format',
+      /^is not an image in a known format; JPEG, PNG, WebP, AVIF, GIF and TIFF are supported$/,
+    ],
     [fixture('formats/cat.png').subarray(0, 40), 'undecodable', /cannot be decoded/],
     [Buffer.alloc(0), 'undecodable', /empty/],
   ]

@@ -1,8 +1,12 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { cp, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { buffer } from 'node:stream/consumers'
 import { after, before, test } from 'node:test'
+import { parquetWriteBuffer } from 'hyparquet-writer'
+import { pack } from 'tar-stream'
 import { ItemError, OptionsError } from '../../src/tokenize/errors.ts'
 import { openSource, type SourceOptions } from '../../src/tokenize/sources/open.ts'
 import { expand } from '../../src/tokenize/sources/shards.ts'
@@ -50,6 +54,14 @@ function outline(items: Item[]): Promise<[string, number | undefined, string][]>
 }
 
 const expected = names.map((name, i) => [name, labels[i], name])
+
+/** A tar of these members. */
+function tarOf(members: Record<string, Buffer | string>): Promise<Buffer> {
+  const tar = pack()
+  for (const [name, content] of Object.entries(members)) tar.entry({ name }, content)
+  tar.finalize()
+  return buffer(tar)
+}
 
 /** Writes files into a new folder. */
 async function write(name: string, files: Record<string, Buffer | string>): Promise<string> {
@@ -119,6 +131,51 @@ test('files that share a name without its suffix keep it in their keys', async (
   assert.equal(source.labels, false)
 })
 
+test('keys differ also where a name has two suffixes', async () => {
+  const [photo] = bytes as [Buffer]
+  const input = await write('suffixes', {
+    ...{ 'a.jpg': photo, 'a.png': photo, 'a.jpg.webp': photo, 'b.jpg.webp': photo },
+    'list.txt': 'a.jpg\na.png\na.jpg.webp\nb.jpg.webp\n',
+  })
+  const expected = ['a.jpg', 'a.jpg.webp', 'a.png', 'b.jpg']
+  for (const from of [input, join(input, 'list.txt')]) {
+    const keys = (await all(await open(from))).map(({ key }) => key)
+    assert.deepEqual(keys.sort(), expected)
+  }
+})
+
+test('a link that leads back to a folder that it is in is refused by name', { timeout: 10_000 }, async () => {
+  const [photo] = bytes as [Buffer]
+  const input = await write('loop', { 'a/1.png': photo, 'b/sub/1.png': photo })
+  // A link to a folder beside it leads nowhere twice.
+  await symlink('../a', join(input, 'b/a'))
+  assert.deepEqual(
+    (await all(await open(input))).map(({ key }) => key),
+    ['a/1', 'b/a/1', 'b/sub/1'],
+  )
+  for (const target of ['..', '../../b', '../..']) {
+    await symlink(target, join(input, 'b/sub/again'))
+    await refused(open(input), /loop\/b\/sub\/again is a link to a folder that it is in/)
+    await rm(join(input, 'b/sub/again'))
+  }
+})
+
+test('what is no file, and a name that is not UTF-8, fails by itself', { timeout: 10_000 }, async () => {
+  const input = await write('fifo', { 'b.png': bytes[0] as Buffer, 'list.txt': 'a.png\nb.png\nfolder\n' })
+  execFileSync('mkfifo', [join(input, 'a.png')])
+  await writeFile(Buffer.concat([Buffer.from(`${input}/caf`), Buffer.from([0xe9]), Buffer.from('.png')]), '')
+  assert.deepEqual(await outline(await all(await open(input))), [
+    ['a', undefined, 'is not a file'],
+    ['b', undefined, 'airplane'],
+    ['caf\ufffd', undefined, 'has a name that is not UTF-8'],
+  ])
+  await mkdir(join(input, 'folder'))
+  assert.deepEqual(
+    (await outline(await all(await open(join(input, 'list.txt'))))).map(([, , found]) => found),
+    ['is not a file', 'airplane', 'is not a file'],
+  )
+})
+
 test('a folder that is no data set is refused', async () => {
   const [photo] = bytes as [Buffer]
   await refused(open(await write('mixed', { 'a/1.png': photo, '2.png': photo })), /1 images beside its class folders/)
@@ -127,6 +184,7 @@ test('a folder that is no data set is refused', async () => {
   await refused(open(join(folder, 'nowhere')), /nowhere cannot be read/)
   await refused(open(await write('kinds', { 'a.tar': '', 'b.parquet': '' })), /tars and Parquet/)
   await refused(open(join(folder, 'twins/a.jpg')), /a.jpg is no data set/)
+  await refused(open(''), /^the input is empty$/)
 })
 
 test('a missing or unreadable image fails by itself', async () => {
@@ -216,6 +274,38 @@ test('a sample of a tar that is not whole fails by itself', async () => {
   assert.deepEqual((await outline(unlabelled)).at(4), ['word', undefined, 'ferry'])
 })
 
+test('an empty .cls fails by itself, wherever it is', async () => {
+  const [photo] = bytes as [Buffer]
+  for (const [label, numbers, classes] of [
+    ['7', [undefined, 7, undefined], undefined],
+    ['cat', [undefined, 0, undefined], ['cat']],
+  ] as const) {
+    const tar = await tarOf({
+      ...{ 'a.webp': photo, 'a.cls': '' },
+      ...{ 'b.webp': photo, 'b.cls': label },
+      ...{ 'c.webp': photo, 'c.cls': ' \n' },
+    })
+    const source = await open(join(await write('empty-cls', { 'a.tar': tar }), 'a.tar'))
+    assert.deepEqual(source.classes, classes)
+    assert.deepEqual(await outline(await all(source)), [
+      ['a', numbers[0], 'has an empty .cls'],
+      ['b', numbers[1], 'airplane'],
+      ['c', numbers[2], 'has an empty .cls'],
+    ])
+  }
+})
+
+test('tars without an image are refused', async () => {
+  const none = await tarOf({ 'a.json': '{}', 'a.cls': '1' })
+  const input = await write('imageless', { 'a.tar': none, 'b.tar': await tarOf({}) })
+  await refused(open(input), /imageless holds no image files/)
+  await writeFile(join(input, 'c.tar'), await tarOf({ 'b.webp': bytes[0] as Buffer, 'b.cls': '1' }))
+  assert.deepEqual(await outline(await all(await open(input))), [
+    ['a', 1, 'has no image'],
+    ['b', 1, 'airplane'],
+  ])
+})
+
 test('a tar that is cut off or damaged is an error that names it', async () => {
   const whole = fixture('datasets/photos-000000.tar')
   for (const [name, end] of [
@@ -271,6 +361,8 @@ test('a Parquet file with several columns of bytes: one is named', async () => {
   assert.deepEqual(await outline(await all(await open(input, { imageColumn: 'other' }))), expected)
   await refused(open(input, { imageColumn: 'pixels' }), /no column pixels; it has key, bytes, other, class, label/)
   await refused(open(input, { imageColumn: 'class' }), /class holds no bytes/)
+  const bytesAsLabels = { imageColumn: 'bytes', labelColumn: 'other' }
+  await refused(open(input, bytesAsLabels), /the column other holds bytes, no labels/)
   await refused(open(join(datasets, 'odd.tar'), { imageColumn: 'image' }), /are for Parquet/)
 })
 
@@ -279,6 +371,34 @@ test('a row of Parquet without an image or a label fails by itself', async () =>
     ['airplane', 1, 'airplane'],
     ['1', 0, 'has no bytes'],
     ['2', undefined, 'has no label'],
+  ])
+})
+
+test('class names of Parquet that occur twice are refused, and an empty label is none', async () => {
+  const file = (label: (string | number)[], names?: string[]) =>
+    Buffer.from(
+      parquetWriteBuffer({
+        columnData: [
+          { name: 'image', data: bytes.slice(0, label.length), type: 'BYTE_ARRAY' },
+          { name: 'label', data: label, type: names ? 'INT64' : 'STRING' },
+        ],
+        ...(names && {
+          kvMetadata: [{ key: 'huggingface', value: JSON.stringify({ info: { features: { label: { names } } } }) }],
+        }),
+      }),
+    )
+  const input = await write('class-names', {
+    'twice.parquet': file([0n, 1n, 2n] as never, ['crane', 'emu', 'crane']),
+    'empty.parquet': file(['', 'emu']),
+  })
+  const twice = join(input, 'twice.parquet')
+  await refused(open(twice), /twice.parquet: two classes of the column label have the name "crane"/)
+  assert.equal((await all(await open(twice, { labels: 'none' }))).length, 3)
+  const empty = await open(join(input, 'empty.parquet'))
+  assert.deepEqual(empty.classes, ['emu'])
+  assert.deepEqual(await outline(await all(empty)), [
+    ['0', undefined, 'has no label'],
+    ['1', 0, 'car'],
   ])
 })
 
@@ -371,6 +491,11 @@ test('labels from a CSV file, by key', async () => {
     ['file,label\na,1\n', /columns key and label/],
     ['key,label\na,1\na,2\n', /two labels for "a"/],
     ['key,label\na,1,2\n', /labels.csv: /],
+    ['', /labels.csv has no labels/],
+    ['key,label\n', /labels.csv has no labels/],
+    ['key,label\na/airplane,1\n\nc/car,\n', /labels.csv: line 4 has no label/],
+    ['key,label\n,1\n', /labels.csv: line 2 has no key/],
+    ['key,label\na/airplane.webp,1\n', /names none of the images: keys are like "a\/airplane", .*without a suffix/],
   ] as const) {
     await writeFile(csv, text)
     await refused(open(input, { labels: { csv } }), message)

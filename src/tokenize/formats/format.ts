@@ -24,7 +24,10 @@ export interface DataSet {
 export interface Row {
   /** Position among the images written: 0, 1, ... without gaps. */
   number: number
-  /** Key of the image in its source, unique: the path without its suffix, a tar's key, a Parquet row's key or number. */
+  /**
+   * Key of the image in its source: the path without its suffix, a tar's key, a Parquet row's key or number. Unique, but
+   * for tars and Parquet.
+   */
   key: string
   /** 0..2,147,483,647; undefined exactly where the data set has no labels. */
   label: number | undefined

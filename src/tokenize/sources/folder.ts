@@ -1,9 +1,9 @@
 import { createHash } from 'node:crypto'
-import { type Dirent, readFile } from 'node:fs'
-import { readdir, stat } from 'node:fs/promises'
+import { type Dirent, readFile, stat as statOf } from 'node:fs'
+import { readdir, realpath, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { ItemError, OptionsError } from '../errors.ts'
+import { ItemError, OptionsError, unreadable } from '../errors.ts'
 import {
   byCodePoint,
   type Item,
@@ -33,7 +33,7 @@ interface Group {
  * Only one folder's names are in memory at a time.
  *
  * @param labels whether the folders at the top are classes
- * @throws OptionsError if there is no image, or some have no class
+ * @throws OptionsError if there is no image, some have no class, or a link leads back to a folder that it is in
  */
 export async function openFolder(input: string, { labels, part }: { labels: boolean; part: Part }): Promise<Source> {
   const top = await entriesOf(input)
@@ -85,26 +85,42 @@ export async function openFolder(input: string, { labels, part }: { labels: bool
   }
 }
 
-// The one in node:fs/promises takes twice the time of the main thread.
+// Those in node:fs/promises take twice the time of the main thread.
 const readWhole = promisify(readFile)
+const look = promisify(statOf)
 
 /** Reads an image's file. @throws ItemError */
 export async function readImage(path: string): Promise<Buffer> {
-  return readWhole(path).catch((error: NodeJS.ErrnoException) => {
-    throw new ItemError(`cannot be read (${error.code ?? error.message})`)
-  })
+  try {
+    // Reading a FIFO would wait for somebody who writes to it.
+    if (!(await look(path)).isFile()) throw new ItemError('is not a file')
+    return await readWhole(path)
+  } catch (error) {
+    if (error instanceof ItemError) throw error
+    if (isMisread(path)) throw new ItemError('has a name that is not UTF-8')
+    const { code, message } = error as NodeJS.ErrnoException
+    throw new ItemError(`cannot be read (${code ?? message})`)
+  }
+}
+
+/** Whether a path has the sign that Node puts in place of bytes that are not UTF-8. */
+function isMisread(path: string): boolean {
+  return path.includes('\ufffd')
 }
 
 /** The image files of a folder at the top, with those below it, or of the top itself: paths relative to the input. */
 async function imagesIn(input: string, folder: string): Promise<string[]> {
   if (folder === '') return (await entriesOf(input)).files.filter(isImageName).toSorted(byCodePoint)
   const found: { folder: string; names: string[] }[] = []
-  const visit = async (path: string): Promise<void> => {
-    const { folders, files } = await entriesOf(join(input, path))
+  const visit = async (path: string, above: readonly string[]): Promise<void> => {
+    const at = join(input, path)
+    const { folders, files } = await entriesOf(at)
+    const real = await realpath(at)
+    if (above.includes(real)) throw new OptionsError(`${at} is a link to a folder that it is in`)
     found.push({ folder: path, names: files.filter(isImageName).toSorted(byCodePoint) })
-    for (const name of folders) await visit(`${path}/${name}`)
+    for (const name of folders) await visit(`${path}/${name}`, [...above, real])
   }
-  await visit(folder)
+  await visit(folder, [await realpath(input)])
   return found
     .sort((a, b) => byCodePoint(a.folder, b.folder))
     .flatMap(({ folder, names }) => names.map((name) => `${folder}/${name}`))
@@ -112,7 +128,9 @@ async function imagesIn(input: string, folder: string): Promise<string[]> {
 
 /** Names in a folder, without hidden ones. A broken link counts as a file: it fails by name when it is read. */
 async function entriesOf(path: string): Promise<{ folders: string[]; files: string[] }> {
-  const entries = await readdir(path, { withFileTypes: true })
+  const entries = await readdir(path, { withFileTypes: true }).catch((error: unknown) => {
+    throw isMisread(path) ? new OptionsError(`${path} has a name that is not UTF-8`) : unreadable(path, error)
+  })
   const folders: string[] = []
   const files: string[] = []
   for (const entry of entries) {

@@ -29,6 +29,7 @@ export interface SourceOptions {
  */
 export async function openSource(options: SourceOptions): Promise<Source> {
   const { input, part, say, imageColumn, labelColumn } = options
+  if (input === '') throw new OptionsError('the input is empty')
   const kind = await kindOf(input)
   if (kind !== 'parquet' && (imageColumn ?? labelColumn) !== undefined) {
     throw new OptionsError(`--image-column and --label-column are for Parquet, and ${input} is not`)
@@ -64,7 +65,10 @@ function kindOfFile(path: string): Source['kind'] {
   )
 }
 
-/** Takes labels from a CSV file by key. An image that it does not name fails. */
+/**
+ * Takes labels from a CSV file by key. An image that it does not name fails.
+ * @throws OptionsError if it is no such file, or names none of the images
+ */
 async function withLabels(source: Source, csv: string): Promise<Source> {
   const text = await readText(csv)
   const byKey = new Map<string, string>()
@@ -72,6 +76,8 @@ async function withLabels(source: Source, csv: string): Promise<Source> {
     if (byKey.has(key)) throw new OptionsError(`${csv} has two labels for ${JSON.stringify(key)}`)
     byKey.set(key, label)
   }
+  if (byKey.size === 0) throw new OptionsError(`${csv} has no labels`)
+  await checkNamesAny(source, byKey, csv)
   const labels = labelsOf(new Set(byKey.values()))
   const missing = new ItemError(`has no label in ${csv}`)
 
@@ -92,16 +98,32 @@ async function withLabels(source: Source, csv: string): Promise<Source> {
   }
 }
 
+/** Looks for the first image that the labels name: mostly the first one of all. */
+async function checkNamesAny(source: Source, byKey: ReadonlyMap<string, string>, csv: string): Promise<void> {
+  let first: string | undefined
+  for await (const { key } of source.items({ image: 0 })) {
+    if (byKey.has(key)) return
+    first ??= key
+  }
+  if (first === undefined) return
+  throw new OptionsError(
+    `${csv} names none of the images: keys are like ${JSON.stringify(first)}, with folders and mostly without a suffix`,
+  )
+}
+
 function readCsv(text: string, csv: string): { key: string; label: string }[] {
-  let rows: Record<string, string>[]
+  let rows: { record: Record<string, string>; info: { lines: number } }[]
   try {
-    rows = parse(text, { columns: true, bom: true, skip_empty_lines: true, trim: true })
+    rows = parse(text, { columns: true, bom: true, skip_empty_lines: true, trim: true, info: true })
   } catch (error) {
     throw new OptionsError(`${csv}: ${messageOf(error)}`)
   }
-  return rows.map(({ key, label }) => {
-    if (key === undefined || label === undefined || label === '') {
+  return rows.map(({ record: { key, label }, info: { lines } }) => {
+    if (key === undefined || label === undefined) {
       throw new OptionsError(`${csv} must have the columns key and label on every line, with their names on the first`)
+    }
+    if (key === '' || label === '') {
+      throw new OptionsError(`${csv}: line ${lines} has no ${key === '' ? 'key' : 'label'}`)
     }
     return { key, label }
   })

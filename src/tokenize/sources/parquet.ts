@@ -58,7 +58,7 @@ export async function openParquet(input: string, options: ParquetOptions): Promi
     const { metadata } = await openFile(path)
     if (columns === undefined) {
       columns = columnsOf(metadata, path, options)
-      if (columns.label !== undefined) classes = classNames(metadata, columns.label)
+      if (columns.label !== undefined) classes = classNames(metadata, path, columns.label)
     }
     checkColumns(metadata, path, columns)
     let end = 0
@@ -173,6 +173,9 @@ function columnsOf(metadata: FileMetaData, path: string, options: ParquetOptions
     throw new OptionsError(`${path}: ${found}; name the images' column with --image-column`)
   }
   const label = options.labelColumn ?? ['label', 'labels', 'cls'].find((name) => names.includes(name))
+  if (options.labels && label !== undefined && images.includes(label)) {
+    throw new OptionsError(`${path}: the column ${label} holds bytes, no labels`)
+  }
   const key = ['key', '__key__'].find((name) => names.includes(name) && !images.includes(name))
   return { image, label: options.labels ? label : undefined, key }
 }
@@ -183,15 +186,24 @@ function checkColumns(metadata: FileMetaData, path: string, columns: Columns): v
   if (missing !== undefined) throw new OptionsError(`${path} has no column ${missing}, unlike the first file`)
 }
 
-/** The names of a ClassLabel column, from the metadata that Hugging Face datasets writes. */
-function classNames(metadata: FileMetaData, column: string): string[] | undefined {
+/**
+ * The names of a ClassLabel column, from the metadata that Hugging Face datasets writes.
+ * @throws OptionsError if two classes have the same name
+ */
+function classNames(metadata: FileMetaData, path: string, column: string): string[] | undefined {
   const text = metadata.key_value_metadata?.find(({ key }) => key === 'huggingface')?.value
+  let names: unknown
   try {
-    const names = JSON.parse(text ?? '{}').info?.features?.[column]?.names
-    return Array.isArray(names) && names.every(isText) ? names : undefined
+    names = JSON.parse(text ?? '{}').info?.features?.[column]?.names
   } catch {
     return undefined
   }
+  if (!Array.isArray(names) || !names.every(isText)) return undefined
+  const twice = names.find((name, i) => names.indexOf(name) !== i)
+  if (twice !== undefined) {
+    throw new OptionsError(`${path}: two classes of the column ${column} have the name ${JSON.stringify(twice)}`)
+  }
+  return names
 }
 
 /** How labels are written. Where they are names, all of them are read, from their column alone. */
@@ -206,7 +218,7 @@ async function labelsIn(shards: Shard[], { label }: Columns): Promise<Labels | u
       for (const row of await readRows(path, buffer, metadata, [label], start, end)) {
         const value = row[label]
         if (typeof value === 'number' || typeof value === 'bigint') return integerLabels
-        if (isText(value)) names.add(value)
+        if (isText(value) && value !== '') names.add(value)
       }
       start = end
     }
@@ -215,7 +227,7 @@ async function labelsIn(shards: Shard[], { label }: Columns): Promise<Labels | u
 }
 
 function attemptLabel(labels: Labels, value: unknown): number | ItemError {
-  if (value === null || value === undefined) return new ItemError('has no label')
+  if (value === null || value === undefined || value === '') return new ItemError('has no label')
   try {
     return labels.of(String(value))
   } catch (error) {

@@ -76,7 +76,7 @@ function suffixOf(path: string): string {
 }
 
 /**
- * Keys of image paths: without the suffix, except where several paths would then have the same key.
+ * Keys of image paths: without the suffix, except where that is also what another path becomes, or is another path.
  * @param paths all different
  */
 export function keysOf(paths: readonly string[]): string[] {
@@ -87,9 +87,11 @@ export function keysOf(paths: readonly string[]): string[] {
     if (seen.has(key)) twice.add(key)
     else seen.add(key)
   }
+  // A key may also equal a path that is kept whole: `a.jpg.webp` beside `a.jpg` and `a.png`.
+  const whole = new Set(paths)
   return paths.map((path) => {
     const key = withoutSuffix(path)
-    return twice.has(key) ? path : key
+    return twice.has(key) || whole.has(key) ? path : key
   })
 }
 

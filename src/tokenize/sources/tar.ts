@@ -30,11 +30,11 @@ interface Sample {
  * image under an image's suffix and its label under `.cls`. Other members are left out. Names and sizes of the shards are
  * its listing.
  *
- * A tar has labels if its first sample has one. Labels are integers if the first one is; else they are names, which takes
+ * There are labels if the first sample has a `.cls`. Labels are integers if the first one is; else they are names, which takes
  * one pass over all shards to rank them.
  *
  * @param say receives a sentence before that pass
- * @throws OptionsError if there are no shards, or fewer than parts; Error naming a shard that is cut off or damaged
+ * @throws OptionsError if there is no image, or there are fewer shards than parts; Error naming a shard that is cut off or damaged
  */
 export async function openTar(
   input: string,
@@ -49,6 +49,7 @@ export async function openTar(
   for (const shard of all) await checkEnd(shard)
   const digest = createHash('sha256')
   for (const { name, bytes } of all) digest.update(`${name}\t${bytes}\0`)
+  if (!(await hasImage(all))) throw new OptionsError(`${input} holds no image files`)
   const shards = all.slice(...sliceOf(all.length, part))
   const numbers = labels ? await labelsIn(all, say) : undefined
   let total = 0
@@ -111,20 +112,34 @@ function labelOf(files: Map<string, Buffer>, labels: Labels | undefined, wanted:
     return undefined
   }
   if (text === undefined) throw new ItemError('has no .cls')
+  if (text === '') throw new ItemError('has an empty .cls')
   return labels.of(text)
 }
 
+async function hasImage(shards: Shard[]): Promise<boolean> {
+  for (const shard of shards) {
+    for await (const { files } of samplesIn(shard, 0, (suffix) => isImageSuffix(`.${suffix}`))) {
+      if (files.size > 0) return true
+    }
+  }
+  return false
+}
+
 async function labelsIn(shards: Shard[], say: (line: string) => void): Promise<Labels | undefined> {
+  let labels: Labels | undefined
   for (const shard of shards) {
     for await (const { files } of samplesIn(shard, 0)) {
       const first = files.get('cls')?.toString('utf8').trim()
-      if (first === undefined) return undefined
-      if (isInteger(first)) return integerLabels
+      if (first === undefined) return labels
+      // An empty one is a label that is missing; the next ones tell what labels are.
+      labels = integerLabels
+      if (first === '') continue
+      if (isInteger(first)) return labels
       say('labels are names: reading all of them first, to rank them')
       return namedLabels(await namesIn(shards))
     }
   }
-  return undefined
+  return labels
 }
 
 async function namesIn(shards: Shard[]): Promise<Set<string>> {
@@ -132,7 +147,7 @@ async function namesIn(shards: Shard[]): Promise<Set<string>> {
   for (const shard of shards) {
     for await (const { files } of samplesIn(shard, 0, (suffix) => suffix === 'cls')) {
       const name = files.get('cls')?.toString('utf8').trim()
-      if (name !== undefined) names.add(name)
+      if (name) names.add(name)
     }
   }
   return names

@@ -10,9 +10,13 @@ import { dataSetOf, type Manifest } from '../manifest.ts'
 /** What a check found out, in a sentence without a full stop. */
 export interface Finding {
   check: string
-  ok: boolean
+  /** Undefined: it could not be checked. */
+  ok: boolean | undefined
   says: string
 }
+
+/** Sources that may have a key several times: tars each begin anew, and Parquet has the keys that its rows have. */
+const repeats: readonly string[] = ['tar', 'parquet']
 
 /** Names that are said of many. */
 const MOST_NAMES = 3
@@ -59,17 +63,35 @@ async function differenceOf(out: string, expected: OutputFile): Promise<string |
   return undefined
 }
 
-/** Whether errors.jsonl and the manifest agree on how many images failed. */
-export async function checkErrors(out: string, { counts }: Manifest): Promise<Finding> {
-  const check = 'errors'
+/** Positions in the source of the images that failed, line by line; undefined for a line that has none. */
+export async function readFailures(out: string): Promise<(number | undefined)[]> {
   const text = await readFile(join(out, 'errors.jsonl'), 'utf8').catch((error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOENT') return ''
     throw error
   })
-  const lines = text.split('\n').filter((line) => line !== '').length
-  if (lines !== counts.errors) {
-    return { check, ok: false, says: `errors.jsonl has ${lines} lines instead of ${counts.errors}` }
+  return text
+    .split('\n')
+    .filter((line) => line !== '')
+    .map(indexIn)
+}
+
+function indexIn(line: string): number | undefined {
+  try {
+    const { index } = JSON.parse(line)
+    return Number.isSafeInteger(index) ? index : undefined
+  } catch {
+    return undefined
   }
+}
+
+/** Whether errors.jsonl and the manifest agree on how many images failed. */
+export function checkErrors(failures: readonly (number | undefined)[], { counts }: Manifest): Finding {
+  const check = 'errors'
+  if (failures.length !== counts.errors) {
+    return { check, ok: false, says: `errors.jsonl has ${failures.length} lines instead of ${counts.errors}` }
+  }
+  const odd = failures.findIndex((index, i) => index === undefined || index <= (failures[i - 1] ?? -1))
+  if (odd >= 0) return { check, ok: false, says: `errors.jsonl: line ${odd + 1} has no index, or one out of order` }
   if (counts.rows + counts.errors !== counts.images) {
     const says = `${counts.rows} images and ${counts.errors} that failed are not the ${counts.images} of the source`
     return { check, ok: false, says }
@@ -102,15 +124,14 @@ export async function* checkRows(
       const id = tokens.find((id) => id >= codebookSize)
       if (id !== undefined) wrong.ids.add(`${key} has the id ${id}`)
       const again = keys.has(key)
-      // Tars may each begin with the same keys.
-      if (again && manifest.source.kind !== 'tar') wrong.keys.add(`${key} is there twice`)
+      if (again && !repeats.includes(manifest.source.kind)) wrong.keys.add(`${key} is there twice`)
       keys.add(key)
       sequences.add(createHash('md5').update(tokens).digest('base64'))
       if (label !== undefined) {
         labels.add(label)
         if (classes && label >= classes.length) wrong.labels.add(`${key} has the label ${label}`)
       }
-      if (sample.wants(row.number) && !again) sample.add(row)
+      if (sample.wants(row.number)) sample.add(row)
     }
   } catch (error) {
     if (!(error instanceof FormatError)) throw error
@@ -121,7 +142,7 @@ export async function* checkRows(
   yield { check: 'rows', ok: true, says: `${plural(read, 'image', 'images')} with ${shape}` }
   yield wrong.ids.finding('ids', `all in 0..${codebookSize - 1}`)
   const shared = read - keys.size
-  yield wrong.keys.finding('keys', shared > 0 ? `${shared} are those of images in other tars as well` : 'all different')
+  yield wrong.keys.finding('keys', shared > 0 ? `${shared} are those of other images as well` : 'all different')
   if (labelled) {
     if (labels.size !== manifest.counts.labels) {
       wrong.labels.add(`there are ${labels.size} different ones instead of ${manifest.counts.labels}`)
@@ -131,11 +152,11 @@ export async function* checkRows(
       plural(labels.size, 'class', 'classes') + (classes ? ` of ${classes.length}` : ''),
     )
   }
-  const repeats = read - sequences.size
+  const alike = read - sequences.size
   yield {
     check: 'duplicates',
     ok: true,
-    says: `${plural(repeats, 'image has', 'images have')} the tokens of another one`,
+    says: `${plural(alike, 'image has', 'images have')} the tokens of another one`,
   }
 }
 

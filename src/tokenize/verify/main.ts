@@ -2,17 +2,19 @@
 import '../../formats/thread-pool.ts'
 import { stat } from 'node:fs/promises'
 import { CommanderError } from 'commander'
+import { BundleError } from '../../inference/errors.ts'
 import { createLog } from '../../observability/log.ts'
 import { wordsOf } from '../command-line.ts'
-import { messageOf, OptionsError } from '../errors.ts'
+import { AbsentError, messageOf, OptionsError } from '../errors.ts'
 import { workFolder } from '../journal.ts'
 import { type Manifest, readManifest } from '../manifest.ts'
 import { readOptions } from '../options.ts'
 import { openSource } from '../sources/open.ts'
+import type { Source } from '../sources/source.ts'
 import { EmbeddedTokenizer } from '../tokenizers/embedded.ts'
 import { RemoteTokenizer } from '../tokenizers/remote.ts'
 import type { Tokenizer } from '../tokenizers/tokenizer.ts'
-import { checkErrors, checkFiles, checkRows, type Finding } from './checks.ts'
+import { checkErrors, checkFiles, checkRows, type Finding, readFailures } from './checks.ts'
 import { readVerifyOptions, type VerifyOptions } from './options.ts'
 import { checkSample, Sample } from './sample.ts'
 
@@ -26,8 +28,8 @@ async function main(args: readonly string[]): Promise<number> {
     const options = readVerifyOptions(args, process.env)
     let status = FINE
     for await (const { check, ok, says } of findings(options, await manifestOf(options.out))) {
-      process.stdout.write(`${ok ? 'ok   ' : 'WRONG'} ${check}: ${says}\n`)
-      if (!ok) status = WRONG
+      process.stdout.write(`${ok === undefined ? '-    ' : ok ? 'ok   ' : 'WRONG'} ${check}: ${says}\n`)
+      if (ok === false) status = WRONG
     }
     return status
   } catch (error) {
@@ -41,11 +43,8 @@ async function main(args: readonly string[]): Promise<number> {
 async function manifestOf(out: string): Promise<Manifest> {
   const manifest = await readManifest(out)
   if (manifest !== undefined) return manifest
-  const begun = await stat(workFolder(out)).then(
-    () => true,
-    () => false,
-  )
-  if (begun) throw new Error(`${out} is not finished: the command that began it goes on with it`)
+  if (await exists(workFolder(out)))
+    throw new Error(`${out} is not finished: the command that began it goes on with it`)
   throw new OptionsError(`${out} has no tokens.json: it is not what nativetok tokenize writes`)
 }
 
@@ -53,37 +52,77 @@ async function* findings(options: VerifyOptions, manifest: Manifest): AsyncGener
   const { out } = options
   const sample = new Sample(manifest.counts.rows, options.sample)
   yield* checkFiles(out, manifest.files)
-  yield await checkErrors(out, manifest)
+  const failures = await readFailures(out)
+  const errors = checkErrors(failures, manifest)
+  yield errors
   yield* checkRows(out, manifest, sample)
-  if (sample.rows.size > 0) yield* encodeAgain(options, manifest, sample)
+  if (sample.rows.length === 0) return
+  if (!errors.ok) {
+    yield { check: 'sample', ok: undefined, says: 'not checked: errors.jsonl does not tell which images have rows' }
+    return
+  }
+  yield* encodeAgain(options, manifest, { sample, failures: failures.filter((index) => index !== undefined) })
 }
 
-/** Opens the source and the model as the command that is on record did, and compares the sample. */
-async function* encodeAgain(options: VerifyOptions, manifest: Manifest, sample: Sample): AsyncGenerator<Finding> {
+/**
+ * Opens the source and the model as the command that is on record did, and compares the sample. A command on record may
+ * have been given elsewhere: what it names and is not there is nothing wrong with the output.
+ *
+ * @throws OptionsError if the input or the bundle that was named cannot be read
+ */
+async function* encodeAgain(
+  options: VerifyOptions,
+  manifest: Manifest,
+  { sample, failures }: { sample: Sample; failures: readonly number[] },
+): AsyncGenerator<Finding> {
   const recorded = readOptions(wordsOf(manifest.command).slice(2), {})
   const say = (line: string) => void process.stderr.write(`${line}\n`)
+  let source: Source | undefined
   let tokenizer: Tokenizer | undefined
   try {
-    const source = await openSource({ ...recorded, input: options.input ?? recorded.input, say })
+    source = await openSource({ ...recorded, input: options.input ?? recorded.input, say })
     tokenizer = await start(options, recorded, say)
-    yield* checkSample(sample, manifest, { source, tokenizer, maxPixels: recorded.maxPixels })
+    yield* checkSample(sample, manifest, { source, failures, tokenizer, maxPixels: manifest.maxPixels })
   } catch (error) {
+    const named = source === undefined ? options.input !== undefined : options.modelNamed
+    if (named && error instanceof OptionsError) throw error
+    const absent = error instanceof AbsentError
     const hint = '; --input and --model name the images and the bundle, --sample 0 leaves this out'
-    yield { check: 'sample', ok: false, says: messageOf(error) + hint }
+    const says = `${absent ? 'not checked: ' : ''}${messageOf(error)}${hint}`
+    yield { check: 'sample', ok: absent ? undefined : false, says }
   } finally {
     await tokenizer?.close()
   }
 }
 
-function start(
+/** @throws OptionsError if services do not answer, a bundle on record is not there, or a named one cannot be read */
+async function start(
   options: VerifyOptions,
   { url: urls, model }: { url: string[] | undefined; model: string },
   say: (line: string) => void,
 ): Promise<Tokenizer> {
   if (urls !== undefined && !options.modelNamed) {
-    return RemoteTokenizer.start({ urls, apiKey: process.env.NATIVETOK_API_KEY, say })
+    return RemoteTokenizer.start({ urls, apiKey: process.env.NATIVETOK_API_KEY, say }).catch((error: unknown) => {
+      throw error instanceof OptionsError ? new AbsentError(error.message) : error
+    })
   }
   const destination = { write: (line: string) => void process.stderr.write(line) }
   const log = createLog({ level: 'warn', format: 'text', destination })
-  return EmbeddedTokenizer.start({ ...options, model: options.modelNamed ? options.model : model, log })
+  const folder = options.modelNamed ? options.model : model
+  try {
+    return await EmbeddedTokenizer.start({ ...options, model: folder, log })
+  } catch (error) {
+    if (error instanceof BundleError) {
+      if (options.modelNamed) throw new OptionsError(error.message)
+      if (!(await exists(folder))) throw new AbsentError(error.message)
+    }
+    throw error
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  )
 }

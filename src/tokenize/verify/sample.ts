@@ -8,8 +8,7 @@ import { type Finding, plural } from './checks.ts'
 
 /** Some rows of an output, evenly spread, to be encoded again. */
 export class Sample {
-  /** By key. */
-  readonly rows = new Map<string, Row>()
+  readonly rows: Row[] = []
   readonly #numbers: ReadonlySet<number>
 
   /** @param size how many, if there are that many rows */
@@ -23,15 +22,37 @@ export class Sample {
   }
 
   add(row: Row): void {
-    this.rows.set(row.key, row)
+    this.rows.push(row)
   }
 }
 
-/** Encodes the images of a sample again and compares labels and tokens. */
+/**
+ * Rows by the position of their images in the source.
+ * @param failures positions of the images that have no row, in order
+ */
+function bySource(rows: readonly Row[], failures: readonly number[]): Map<number, Row> {
+  const found = new Map<number, Row>()
+  let failed = 0
+  for (const row of rows) {
+    while ((failures[failed] ?? Number.POSITIVE_INFINITY) <= row.number + failed) failed += 1
+    found.set(row.number + failed, row)
+  }
+  return found
+}
+
+/**
+ * Encodes the images of a sample again and compares keys, labels and tokens.
+ * @param failures positions in the source of the images that failed, in order
+ */
 export async function* checkSample(
   { rows }: Sample,
   { tokens: made, preprocessing, model, source: from, provider }: Manifest,
-  { source, tokenizer, maxPixels }: { source: Source; tokenizer: Tokenizer; maxPixels: number },
+  {
+    source,
+    failures,
+    tokenizer,
+    maxPixels,
+  }: { source: Source; failures: readonly number[]; tokenizer: Tokenizer; maxPixels: number },
 ): AsyncGenerator<Finding> {
   const check = 'sample'
   const wrong = (says: string): Finding => ({ check, ok: false, says })
@@ -47,16 +68,20 @@ export async function* checkSample(
     yield wrong('images are prepared in another way than tokens.json says')
     return
   }
-  const left = new Map(rows)
+  const left = bySource(rows, failures)
   let failed = 0
   const fail = (says: string) => {
     failed += 1
     return wrong(says)
   }
   for await (const item of source.items({ image: 0 })) {
-    const row = left.get(item.key)
+    const row = left.get(item.index)
     if (row === undefined) continue
-    left.delete(item.key)
+    left.delete(item.index)
+    if (item.key !== row.key) {
+      yield fail(`image ${item.index} has the key ${row.key}, in the source ${item.key}`)
+      continue
+    }
     if (item.label !== row.label) yield fail(`${item.key} has the label ${row.label}, in the source ${item.label}`)
     try {
       const views = await viewsOf(await item.read(), made, tokenizer.model.image, maxPixels)
@@ -70,13 +95,13 @@ export async function* checkSample(
     }
     if (left.size === 0) break
   }
-  for (const key of left.keys()) yield fail(`${key} is not in the source`)
+  for (const { key } of left.values()) yield fail(`${key} is not in the source`)
   if (failed > 0) return
   const { provider: here } = tokenizer.model
   const where = here === provider ? here : `${here}, at first with ${provider}`
   yield {
     check,
     ok: true,
-    says: `${plural(rows.size, 'image', 'images')} encoded again with ${where}: the same tokens`,
+    says: `${plural(rows.length, 'image', 'images')} encoded again with ${where}: the same tokens`,
   }
 }

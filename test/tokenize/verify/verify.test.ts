@@ -4,9 +4,10 @@ import { createHash } from 'node:crypto'
 import { appendFile, copyFile, cp, mkdir, mkdtemp, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { text } from 'node:stream/consumers'
+import { buffer, text } from 'node:stream/consumers'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { pack } from 'tar-stream'
 import { commandLine, wordsOf } from '../../../src/tokenize/command-line.ts'
 import type { Manifest } from '../../../src/tokenize/manifest.ts'
 
@@ -79,6 +80,12 @@ async function cover(out: string, path: string) {
 async function edit(path: string, change: (bytes: Buffer) => Buffer | undefined) {
   const bytes = await readFile(path)
   await writeFile(path, change(bytes) ?? bytes)
+}
+
+/** What verification says of the sample, and its exit status. */
+async function sampleOf(out: string, ...options: string[]): Promise<[number, string | undefined]> {
+  const { status, lines, complaint } = await nativetok('verify', out, ...options, ...engine)
+  return [status, lines.find((line) => / sample: /.test(line)) ?? complaint.trimEnd()]
 }
 
 /** What verification says is wrong. */
@@ -204,15 +211,35 @@ test('takes a source that has moved, and says where one is missing or has change
   await rename(input, moved)
   try {
     const out = join(folder, 'parquet')
-    const [missing] = await wrongWith(out, ...engine)
-    assert.match(missing as string, /^sample: .*a user's photos cannot be read.*--input and --model name/)
+    const [status, missing] = await sampleOf(out)
+    assert.equal(status, 0)
+    assert.match(missing ?? '', /^- {5}sample: not checked: .*a user's photos cannot be read.*--input and --model name/)
+    const [named, complaint] = await sampleOf(out, '--input', join(folder, 'nowhere'))
+    assert.equal(named, 2)
+    assert.match(complaint ?? '', /^nativetok verify: .*nowhere cannot be read/)
     assert.deepEqual(await wrongWith(out, '--input', moved, ...engine), [])
     await rename(join(moved, 'plants/rose.webp'), join(moved, 'plants/roses.webp'))
     assert.match((await wrongWith(out, '--input', moved, ...engine)).join(), /the source has changed/)
     await rename(join(moved, 'plants/roses.webp'), join(moved, 'plants/rose.webp'))
+    // A folder that is there and holds other things is not one that is missing.
+    await mkdir(input)
+    assert.match((await wrongWith(out, ...engine)).join(), /^sample: .*a user's photos holds no image files/)
+    await rm(input, { recursive: true })
   } finally {
     await rename(moved, input)
   }
+})
+
+test('says where a bundle is missing: the one on record, or one that was named', async () => {
+  const out = await copyOf('jsonl')
+  const name = join(out, 'tokens.json')
+  await edit(name, (bytes) => Buffer.from(`${bytes}`.replace(join(bundles, 'nativetok-a'), 'bundles/a')))
+  const [status, missing] = await sampleOf(out)
+  assert.equal(status, 0)
+  assert.match(missing ?? '', /^- {5}sample: not checked: bundles\/a\/manifest.json: cannot be read/)
+  const [named, complaint] = await sampleOf(out, '--model', 'bundles/a')
+  assert.equal(named, 2)
+  assert.match(complaint ?? '', /^nativetok verify: bundles\/a\/manifest.json: cannot be read/)
 })
 
 test('refuses to compare with the tokens of another model', async () => {
@@ -245,18 +272,58 @@ test('counts images that have the tokens of another one', async () => {
   assert.ok(lines.includes('ok    duplicates: 1 image has the tokens of another one'), lines.join('\n'))
 })
 
-test('allows keys that several tars have', async () => {
-  const tars = join(folder, 'tars')
-  await mkdir(tars)
-  for (const name of ['a.tar', 'b.tar']) {
-    await copyFile(join(root, 'test/fixtures/datasets/photos-000000.tar'), join(tars, name))
+for (const [suffix, fixture] of [
+  ['tar', 'photos-000000.tar'],
+  ['parquet', 'datasets.parquet'],
+] as const) {
+  test(`allows keys that several files of the kind ${suffix} have`, async () => {
+    const input = join(folder, `from ${suffix}`)
+    await mkdir(input)
+    for (const name of ['a', 'b']) {
+      await copyFile(join(root, 'test/fixtures/datasets', fixture), join(input, `${name}.${suffix}`))
+    }
+    const out = join(folder, `out-of-${suffix}`)
+    const made = await nativetok('tokenize', input, '--out', out, '--model', join(bundles, 'nativetok-a'), ...engine)
+    assert.equal(made.status, 0, made.complaint)
+    const { status, lines } = await nativetok('verify', out, ...engine)
+    assert.equal(status, 0, lines.join('\n'))
+    assert.ok(lines.some((line) => /^ok {4}keys: \d+ are those of other images as well$/.test(line)))
+  })
+}
+
+test('compares the right ones among images that share a key, where others failed', async () => {
+  const photo = (name: string) => readFile(join(photos, `${name}.webp`))
+  const input = join(folder, 'shared')
+  await mkdir(input)
+  for (const [shard, members] of Object.entries({
+    a: { same: Buffer.from('not an image'), other: await photo('emu') },
+    b: { same: await photo('rose'), lost: Buffer.from('not an image') },
+    c: { same: await photo('ibis'), more: await photo('llama') },
+  })) {
+    const tar = pack()
+    for (const [key, content] of Object.entries(members)) tar.entry({ name: `${key}.webp` }, content)
+    tar.finalize()
+    await writeFile(join(input, `${shard}.tar`), await buffer(tar))
   }
-  const out = join(folder, 'from-tars')
-  const made = await nativetok('tokenize', tars, '--out', out, '--model', join(bundles, 'nativetok-a'), ...engine)
-  assert.equal(made.status, 0, made.complaint)
-  const { status, lines } = await nativetok('verify', out, ...engine)
-  assert.equal(status, 0, lines.join('\n'))
-  assert.ok(lines.some((line) => /^ok {4}keys: \d+ are those of images in other tars as well$/.test(line)))
+  const out = join(folder, 'out-of-shared')
+  const made = await nativetok('tokenize', input, '--out', out, ...engine)
+  assert.equal(made.status, 3, made.complaint)
+  assert.deepEqual(await sampleOf(out), [0, 'ok    sample: 4 images encoded again with cpu: the same tokens'])
+  // The third image is the second that is called `same`; with the tokens of the first one it is wrong.
+  await edit(join(out, 'tokens.npy'), (bytes) =>
+    Buffer.concat([bytes.subarray(0, 640), bytes.subarray(384, 640), bytes.subarray(896)]),
+  )
+  await cover(out, 'tokens.npy')
+  assert.match((await wrongWith(out, ...engine)).join(), /^sample: \d+ of 128 tokens of same are other ones now$/)
+})
+
+test('finds errors.jsonl out of order, and then does not guess which images have rows', async () => {
+  const out = await copyOf('npy')
+  await writeFile(join(out, 'errors.jsonl'), '{"key":"plants/broken"}\n')
+  await cover(out, 'errors.jsonl')
+  assert.deepEqual(await wrongWith(out), ['errors: errors.jsonl: line 1 has no index, or one out of order'])
+  const [, sample] = await sampleOf(out)
+  assert.match(sample ?? '', /^- {5}sample: not checked: errors\.jsonl does not tell/)
 })
 
 test('a command on record gives back its words', () => {
