@@ -85,7 +85,7 @@ function hostsTable(): string {
   })
   return [
     row(
-      ...['hosts', 'images/s', 'time', 'reads', 'GET/s, a file an image', 'GET/s, shards'],
+      ...['hosts', 'images/s', 'time', 'reads', 'GET/s, one file per image', 'GET/s, shards'],
       ...Object.keys(converted).map((model) => `time, ${model}`),
     ),
     row(...Array(9).fill('---')),

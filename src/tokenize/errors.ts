@@ -21,3 +21,9 @@ export function unreadable(path: string, error: unknown): Error {
   const sentence = `${path} cannot be read (${messageOf(error)})`
   return code === 'ENOENT' || code === 'ENOTDIR' ? new AbsentError(sentence) : new Error(sentence, { cause: error })
 }
+
+/** What to throw when reading a file fails midway: an error of the system, which may pass, is kept as the cause. */
+export function readFailed(sentence: string, error: unknown): Error {
+  const passing = (error as { code?: unknown }).code !== undefined
+  return new Error(`${sentence} (${messageOf(error)})`, passing ? { cause: error } : {})
+}

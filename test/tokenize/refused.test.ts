@@ -68,6 +68,19 @@ test('damaged and empty shards are refused before anything is written', async ()
   assert.equal(existsSync(out), false)
 })
 
+// The kernel says that this file has 4096 bytes and fails to read them.
+const failing = '/sys/class/net/lo/speed'
+
+test('a disk that fails to read ends the run as what may pass', { skip: !existsSync(failing) }, async () => {
+  for (const suffix of ['tar', 'parquet']) {
+    const input = join(folder, `failing.${suffix}`)
+    await symlink(failing, input)
+    const { status, stderr } = await tokenize([input, '--out', join(folder, 'not'), ...model])
+    assert.equal(status, 1, stderr)
+    assert.match(stderr, new RegExp(`failing.${suffix} .*EINVAL`))
+  }
+})
+
 test('CUDA that does not load is refused, and leaves nothing behind', {
   skip: existsSync('/dev/nvidia0') && 'there is a GPU',
 }, async () => {

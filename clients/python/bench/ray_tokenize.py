@@ -1,4 +1,4 @@
-"""Images a second of Ray Data with the model in its actors, beside a bare loop in one process a core.
+"""Images per second of Ray Data with the model in its actors, beside a bare loop in one process per core.
 
 Both read files, decode them with Pillow, crop them and run the graphs on one thread. Rounds alternate.
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def rate(done: Iterable[int]) -> float:
-    """Images a second of batches that are done, from the first one on: until then, processes load the model."""
+    """Images per second of batches that are done, from the first one on: until then, processes load the model."""
     start, images = 0.0, 0
     for count in done:
         if start:

@@ -45,7 +45,7 @@ export const WORK = '.tokenize'
 /** Where an output stands: JSON that `open` takes back. */
 export type Mark = { [name: string]: number | string }
 
-/** A file of a finished output, or a folder of them where there is a file an image. */
+/** A file of a finished output, or a folder of them where there is one file per image. */
 export interface OutputFile {
   /** Relative to the output's folder, with `/` between parts; a folder ends in `/`. */
   path: string

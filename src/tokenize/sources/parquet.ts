@@ -9,7 +9,7 @@ import {
   parquetSchema,
 } from 'hyparquet'
 import { compressors } from 'hyparquet-compressors'
-import { ItemError, messageOf, OptionsError } from '../errors.ts'
+import { ItemError, OptionsError, readFailed } from '../errors.ts'
 import { readImage } from './folder.ts'
 import { integerLabels, type Labels, labelsOf } from './labels.ts'
 import { type Shard, shardsOf } from './shards.ts'
@@ -130,7 +130,7 @@ async function readRows(
     // Otherwise bytes that no type describes would be read as text.
     return await parquetReadObjects({ file, metadata, columns, rowStart, rowEnd, compressors, utf8: false })
   } catch (error) {
-    throw new Error(`${path} cannot be read on as Parquet (${messageOf(error)})`)
+    throw readFailed(`${path} cannot be read on as Parquet`, error)
   }
 }
 
@@ -139,7 +139,7 @@ async function openFile(path: string): Promise<{ buffer: AsyncBuffer; metadata: 
     const buffer = await asyncBufferFromFile(path)
     return { buffer, metadata: await parquetMetadataAsync(buffer) }
   } catch (error) {
-    throw new Error(`${path} is no Parquet file, or is cut off (${messageOf(error)})`)
+    throw readFailed(`${path} is no Parquet file, or is cut off`, error)
   }
 }
 

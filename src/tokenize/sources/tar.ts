@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { extract, type Header } from 'tar-stream'
-import { ItemError, messageOf, OptionsError } from '../errors.ts'
+import { ItemError, OptionsError, readFailed } from '../errors.ts'
 import { integerLabels, isInteger, type Labels, namedLabels } from './labels.ts'
 import { type Shard, shardsOf } from './shards.ts'
 import { type Item, isImageSuffix, type Part, type Position, type Source, sliceOf } from './source.ts'
@@ -161,7 +161,11 @@ async function checkEnd({ path, bytes }: Shard): Promise<void> {
   const file = await open(path)
   try {
     const end = Buffer.alloc(2 * BLOCK, 1)
-    if (bytes >= end.length) await file.read(end, 0, end.length, bytes - end.length)
+    if (bytes >= end.length) {
+      await file.read(end, 0, end.length, bytes - end.length).catch((error: unknown) => {
+        throw readFailed(`${path} cannot be read`, error)
+      })
+    }
     if (bytes % BLOCK !== 0 || end.some((byte) => byte !== 0)) {
       throw new Error(`${path} is cut off, or no tar: it does not end in two blocks of zeros`)
     }
@@ -211,7 +215,7 @@ async function* membersOf(path: string, start: number): AsyncGenerator<Member> {
   try {
     yield* members
   } catch (error) {
-    throw new Error(`${path} cannot be read on as a tar (${messageOf(error)})`)
+    throw readFailed(`${path} cannot be read on as a tar`, error)
   } finally {
     file.destroy()
   }
