@@ -39,6 +39,12 @@ const settings = {
     about: 'folder of the bundle to serve',
     parse: nonEmpty,
   },
+  cache: {
+    flag: '--cache',
+    value: 'folder',
+    about: "where optimised graphs are kept; unset: nativetok in the user's cache folder; none: nowhere",
+    parse: nonEmpty,
+  },
   provider: {
     flag: '--provider',
     value: 'name',

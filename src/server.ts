@@ -5,7 +5,7 @@ import { CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
-import { Inference } from './inference/inference.ts'
+import { defaultCache, Inference } from './inference/inference.ts'
 import { createLog, toggleDebug } from './observability/log.ts'
 import { Metrics } from './observability/metrics.ts'
 import { endGracefully } from './shutdown.ts'
@@ -22,6 +22,7 @@ async function main(): Promise<void> {
     const metrics = new Metrics()
     inference = await Inference.start({
       model: config.model,
+      cache: config.cache === 'none' ? undefined : (config.cache ?? defaultCache(process.env)),
       provider: config.provider,
       devices: config.devices,
       engines: config.engines,

@@ -1,5 +1,6 @@
 import { Batcher } from './batcher.ts'
 import { type Bundle, type ImagePreparation, readBundle, type Source } from './bundle.ts'
+import { cachedGraphs } from './cache/cache.ts'
 import { type Engine, type EngineEnd, ProcessEngine, readMs } from './engine/engine.ts'
 import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
@@ -11,6 +12,7 @@ import { type Reservation, Reservations } from './reservations.ts'
 import { type EnginePlan, largestBatch, planBatches, planEngines, usableMachine } from './sizing.ts'
 
 export type { ImagePreparation, Source } from './bundle.ts'
+export { defaultCache } from './cache/cache.ts'
 export type { EngineEnd } from './engine/engine.ts'
 export type { Provider } from './engine/protocol.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
@@ -48,6 +50,8 @@ export interface InferenceOptions {
   queueLimit: number
   /** Time for an engine to answer a batch, in milliseconds. */
   timeoutMs: number
+  /** Folder of the cache of optimised graphs; without it, engines on a CPU load slowly and share no weights. */
+  cache?: string | undefined
   /** Time without any engine after which the service gives up, in milliseconds; by default a minute, longer for large bundles. */
   lostAfterMs?: number
   log: Logger
@@ -116,16 +120,18 @@ export class Inference {
   static async start(options: InferenceOptions, child: URL = ENGINE_CHILD): Promise<Inference> {
     const bundle = await readBundle(options.model)
     const machine = await usableMachine()
-    const choice = await chooseProvider(options.provider, (provider) =>
-      startAll(
-        planEngines(provider, options, machine, { graphs: bundle.graphs, imageSize: bundle.shape.imageSize }).map(
-          (plan) => ({
-            plan,
-            start: () => startEngine(bundle, provider, plan, options, child),
-          }),
-        ),
-      ),
-    )
+    const choice = await chooseProvider(options.provider, async (provider) => {
+      // What CUDA's provider makes of a graph stays on the device.
+      const cache = provider === 'cpu' ? options.cache : undefined
+      const graphs = cache === undefined ? bundle.graphs : await cachedGraphs(bundle, cache, options.log)
+      const model = { shape: bundle.shape, graphs }
+      return startAll(
+        planEngines(provider, options, machine, { graphs, imageSize: model.shape.imageSize }).map((plan) => ({
+          plan,
+          start: () => startEngine(model, provider, plan, options, child),
+        })),
+      )
+    })
     return new Inference(options, bundle, choice)
   }
 
@@ -319,7 +325,7 @@ async function startAll(starts: EngineStart[]): Promise<StartedEngine[]> {
 }
 
 async function startEngine(
-  { graphs, shape }: Bundle,
+  { graphs, shape }: Pick<Bundle, 'graphs' | 'shape'>,
   provider: Provider,
   { device, threads }: EnginePlan,
   { maxBatch, tf32, timeoutMs, log }: InferenceOptions,

@@ -1,0 +1,93 @@
+// A process that writes one entry of the cache. It is separate because it holds every weight three times while it does.
+import { open, readFile, rm, writeFile } from 'node:fs/promises'
+import { constants, setPriority } from 'node:os'
+import { join } from 'node:path'
+import { env } from 'onnxruntime-node'
+import { LoadedModel } from '../engine/loaded-model.ts'
+import type { EngineConfig } from '../engine/protocol.ts'
+import { loadGraph } from '../engine/session.ts'
+import { messageOf } from '../errors.ts'
+import { copiesWeights } from '../graphs.ts'
+import { alignWeights } from './align.ts'
+import { filesOf, listEntry } from './entry.ts'
+
+/** What to write, and where: an empty folder. */
+export interface WriterOrder {
+  config: EngineConfig
+  folder: string
+}
+
+/** `problem`: why there is no entry, in a sentence. */
+export interface WriterReply {
+  problem?: string
+}
+
+/**
+ * Saves what ONNX Runtime makes of every graph, then runs both on the same images.
+ * @throws Error when a graph cannot be saved or loaded, or gives other tokens or pixels.
+ */
+async function writeEntry({ config, folder }: WriterOrder): Promise<void> {
+  const { graphs } = config
+  const own = await LoadedModel.load(config, (graph) => {
+    const { file, weights } = filesOf(graph)
+    return loadGraph(graph, config, copiesWeights(graph) ? { saveAs: { file: join(folder, file), weights } } : {})
+  })
+  for (const graph of graphs.filter(copiesWeights)) {
+    const { file, weights } = filesOf(graph)
+    await align(join(folder, file), join(folder, weights))
+  }
+  const listed = { ...config, graphs: await listEntry(folder, graphs) }
+  const cached = await LoadedModel.load(listed, (graph) =>
+    loadGraph(graph, listed, graph.optimised && { optimised: graph.optimised }),
+  )
+  for (const count of new Set([1, config.batches.part])) {
+    const [expected, found] = [await run(own, config, count), await run(cached, config, count)]
+    if (!expected.equals(found)) throw new Error('the optimised graphs give other tokens or pixels than the bundle')
+  }
+}
+
+/** Aligns the weights of a saved graph, in new files of the same names. */
+async function align(path: string, weights: string): Promise<void> {
+  const { model, moves, bytes } = alignWeights(await readFile(path))
+  // ONNX Runtime writes no file of weights when all are small.
+  const saved = moves.length > 0 ? await readFile(weights) : Buffer.alloc(0)
+  // Not in place: some file systems give no space back for what is written over.
+  await Promise.all([rm(path), rm(weights, { force: true })])
+  await writeFile(path, model)
+  const file = await open(weights, 'wx')
+  try {
+    await file.truncate(bytes)
+    for (const { from, length, to } of moves) {
+      if (from + length > saved.length) throw new Error(`${weights} is cut off`)
+      await file.write(saved, from, length, to)
+    }
+  } finally {
+    await file.close()
+  }
+}
+
+/** Tokens and pixels of `count` images of noise. */
+async function run(model: LoadedModel, { shape }: EngineConfig, count: number): Promise<Buffer> {
+  const pixels = new Uint8Array(count * shape.imageSize ** 2 * 3)
+  // The same noise each time: a linear congruential generator's upper bits.
+  for (let i = 0, state = 1; i < pixels.length; i++) {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    pixels[i] = state >>> 24
+  }
+  const { tokens } = await model.encode({ pixels, lengths: new Array<number>(count).fill(shape.stages.at(-1) ?? 0) })
+  const pictures = await model.decode({ tokens: Int32Array.from(tokens) })
+  return Buffer.concat([Buffer.from(tokens.buffer), pictures.pixels])
+}
+
+process.once('message', async (order: WriterOrder) => {
+  const reply = await writeEntry(order).then(
+    (): WriterReply => ({}),
+    (error: unknown): WriterReply => ({ problem: messageOf(error) }),
+  )
+  process.send?.(reply)
+})
+process.on('disconnect', () => process.exit(0))
+setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
+// Only this user may write to the entry.
+process.umask(0o022)
+env.logLevel = 'error'
