@@ -6,7 +6,9 @@ const ENTRY_KEY = 1
 const ENTRY_VALUE = 2
 
 /** Kernels load packed weights by instructions that require this; the longest vectors have 64 bytes. */
-const ALIGNMENT = 64
+const VECTOR = 64
+/** Products read weights that begin on a page faster: by a tenth in the causal loop at batch 1. */
+const PAGE = 4096
 
 /** A piece of a file of weights: where it was and where it goes. */
 interface Move {
@@ -16,8 +18,8 @@ interface Move {
 }
 
 /**
- * Places weights that ONNX Runtime saved, with what its kernels packed of them, at multiples of 64 bytes. It aligns only
- * those above 1 MB, and a process that reads an unaligned packed product crashes.
+ * Places weights that ONNX Runtime saved, with what its kernels packed of them, at multiples of 64 bytes, large ones at
+ * pages. It aligns only those above 1 MB itself, and a process that reads packed weights from an odd place crashes.
  * @param model the bytes of the saved ONNX file.
  * @returns the ONNX file with the new places, the moves, and the size of the new file of weights.
  */
@@ -25,7 +27,8 @@ export function alignWeights(model: Buffer): { model: Buffer; moves: Move[]; byt
   const moves: Move[] = []
   let end = 0
   const place = (from: number, length: number) => {
-    const to = Math.ceil(end / ALIGNMENT) * ALIGNMENT
+    const alignment = length < PAGE ? VECTOR : PAGE
+    const to = Math.ceil(end / alignment) * alignment
     end = to + length
     moves.push({ from, length, to })
     return to

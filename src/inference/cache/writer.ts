@@ -1,5 +1,5 @@
 // A process that writes one entry of the cache. It is separate because it holds every weight three times while it does.
-import { open, readFile, rm, writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { constants, setPriority } from 'node:os'
 import { join } from 'node:path'
 import { env } from 'onnxruntime-node'
@@ -46,24 +46,18 @@ async function writeEntry({ config, folder }: WriterOrder): Promise<void> {
   }
 }
 
-/** Aligns the weights of a saved graph, in new files of the same names. */
+/** Aligns the weights of a saved graph. */
 async function align(path: string, weights: string): Promise<void> {
   const { model, moves, bytes } = alignWeights(await readFile(path))
   // ONNX Runtime writes no file of weights when all are small.
   const saved = moves.length > 0 ? await readFile(weights) : Buffer.alloc(0)
-  // Not in place: some file systems give no space back for what is written over.
-  await Promise.all([rm(path), rm(weights, { force: true })])
-  await writeFile(path, model)
-  const file = await open(weights, 'wx')
-  try {
-    await file.truncate(bytes)
-    for (const { from, length, to } of moves) {
-      if (from + length > saved.length) throw new Error(`${weights} is cut off`)
-      await file.write(saved, from, length, to)
-    }
-  } finally {
-    await file.close()
+  const aligned = Buffer.alloc(bytes)
+  for (const { from, length, to } of moves) {
+    if (from + length > saved.length) throw new Error(`${weights} is cut off`)
+    saved.copy(aligned, to, from, from + length)
   }
+  await writeFile(path, model)
+  await writeFile(weights, aligned)
 }
 
 /** Tokens and pixels of `count` images of noise. */
