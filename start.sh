@@ -1,7 +1,7 @@
 #!/bin/sh
-# Starts the service with an allocator that suits it, and passes its flags on.
+# Starts the service and passes its flags on.
 here="$(dirname "$0")"
-. "$here/bin/allocator"
+. "$here/bin/environment"
 # The playground is built when it is missing or older than its source; an image has it built, and no source.
 page="$here/web/dist/index.html"
 if [ -d "$here/web/src" ] && { [ ! -f "$page" ] || [ -n "$(find "$here/web/src" -newer "$page")" ]; }; then

@@ -1,4 +1,5 @@
 import './formats/thread-pool.ts'
+import { flushCompileCache } from 'node:module'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CommanderError } from 'commander'
@@ -60,6 +61,8 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
     // An uncaught error ends the process gracefully, see below.
     throw new Error(reason)
   })
+  // Now rather than at the exit, which may be a kill.
+  flushCompileCache()
   log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
 
   endGracefully(log, async (cause) => {

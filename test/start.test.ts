@@ -12,25 +12,25 @@ let folder: string
 
 /** What start.sh runs, observed with a fake `node` that prints its arguments and environment. */
 async function started(flags: string[], env: Record<string, string> = {}) {
-  const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX, ...rest } = process.env
+  const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX, NODE_COMPILE_CACHE, NATIVETOK_CACHE, ...rest } = process.env
   const path = [folder, process.env.PATH].join(delimiter)
   const { stdout } = await promisify(execFile)(join(folder, 'app', 'start.sh'), flags, {
     env: { ...rest, ...env, PATH: path },
   })
-  return JSON.parse(stdout) as { argv: string[]; preload: string; jemalloc: string; arenas: string }
+  return JSON.parse(stdout) as { argv: string[]; preload: string; jemalloc: string; arenas: string; code: string }
 }
 
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), 'start-'))
-  const say = `const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX } = process.env
+  const say = `const { LD_PRELOAD, MALLOC_CONF, MALLOC_ARENA_MAX, NODE_COMPILE_CACHE } = process.env
     console.log(JSON.stringify({ argv: process.argv.slice(2), preload: LD_PRELOAD ?? '', jemalloc: MALLOC_CONF ?? '',
-      arenas: MALLOC_ARENA_MAX ?? '' }))`
+      arenas: MALLOC_ARENA_MAX ?? '', code: NODE_COMPILE_CACHE ?? '' }))`
   await writeFile(join(folder, 'say.cjs'), say)
   await writeFile(join(folder, 'node'), `#!/bin/sh\nexec "${process.execPath}" "${folder}/say.cjs" "$@"\n`)
   await chmod(join(folder, 'node'), 0o755)
   // Without node_modules the script uses the node on the path.
   await mkdir(join(folder, 'app/src'), { recursive: true })
-  for (const file of ['start.sh', 'bin/allocator', 'bin/node', 'src/server.ts'])
+  for (const file of ['start.sh', 'bin/environment', 'bin/node', 'src/server.ts'])
     await cp(join(root, file), join(folder, 'app', file))
 })
 
@@ -58,6 +58,17 @@ test('existing settings stay', async () => {
   const set = await started([], { LD_PRELOAD: library, MALLOC_CONF: 'narenas:1', MALLOC_ARENA_MAX: '7' })
   assert.equal(set.preload, alone === '' ? library : `${library}:${alone}`)
   assert.deepEqual([set.jemalloc, set.arenas], ['narenas:1', '7'])
+})
+
+test('compiled code is kept in the cache folder, where there is one', async () => {
+  const cache = join(folder, 'cache')
+  const codeIn = async (env: Record<string, string>) => (await started([], env)).code
+  assert.equal(await codeIn({ HOME: folder, XDG_CACHE_HOME: '' }), join(folder, '.cache/nativetok/node'))
+  assert.equal(await codeIn({ HOME: folder, XDG_CACHE_HOME: cache }), join(cache, 'nativetok/node'))
+  assert.equal(await codeIn({ HOME: folder, NATIVETOK_CACHE: cache }), join(cache, 'node'))
+  assert.equal(await codeIn({ HOME: folder, NATIVETOK_CACHE: 'none' }), '')
+  assert.equal(await codeIn({ HOME: '', XDG_CACHE_HOME: '' }), '')
+  assert.equal(await codeIn({ HOME: folder, NODE_COMPILE_CACHE: folder }), folder)
 })
 
 test('the node that npm installed takes precedence over the one on the path', async () => {
