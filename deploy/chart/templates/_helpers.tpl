@@ -119,3 +119,8 @@ resources:
 {{- define "nativetok.cudaCache" -}}
 /var/cache/cuda
 {{- end -}}
+
+{{/* Optimised graphs and compiled code; the only place where the service writes. */}}
+{{- define "nativetok.cache" -}}
+/var/cache/nativetok
+{{- end -}}

@@ -41,7 +41,7 @@ export interface EngineEnd {
  * The environment of an engine: without the API key, and with one arena of jemalloc, where that is loaded. Only one thread
  * allocates much, but each of V8's would have an arena of its own.
  */
-export function engineEnvironment({ MALLOC_CONF, ...env } = process.env): NodeJS.ProcessEnv {
+function engineEnvironment({ MALLOC_CONF, ...env } = process.env): NodeJS.ProcessEnv {
   return { ...env, NATIVETOK_API_KEY: undefined, MALLOC_CONF: MALLOC_CONF ? `${MALLOC_CONF},narenas:1` : 'narenas:1' }
 }
 

@@ -49,6 +49,11 @@ export class LoadedModel {
     return model
   }
 
+  /** Gives back the memory of the graphs, which cannot run after that. */
+  async release(): Promise<void> {
+    for (const { session } of this.#graphs.values()) await session.release()
+  }
+
   /** How long one item takes, once the model is warm. */
   get itemMs(): ItemTimes {
     return this.#itemMs
