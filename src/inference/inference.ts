@@ -5,14 +5,14 @@ import { type Engine, type EngineEnd, ProcessEngine, readMs } from './engine/eng
 import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
 import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
-import { QueueFullError } from './errors.ts'
-import { type ModelShape, sequenceLength } from './graphs.ts'
+import { messageOf, QueueFullError } from './errors.ts'
+import { type Graph, type ModelShape, sequenceLength } from './graphs.ts'
 import type { QueueMetrics, Timings } from './queue.ts'
 import { type Reservation, Reservations } from './reservations.ts'
 import { type EnginePlan, largestBatch, planBatches, planEngines, usableMachine } from './sizing.ts'
 
 export type { ImagePreparation, Source } from './bundle.ts'
-export { defaultCache } from './cache/cache.ts'
+export { cacheFolder } from './cache/cache.ts'
 export type { EngineEnd } from './engine/engine.ts'
 export type { Provider } from './engine/protocol.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
@@ -122,15 +122,20 @@ export class Inference {
     const machine = await usableMachine()
     const choice = await chooseProvider(options.provider, async (provider) => {
       // What CUDA's provider makes of a graph stays on the device.
-      const cache = provider === 'cpu' ? options.cache : undefined
-      const graphs = cache === undefined ? bundle.graphs : await cachedGraphs(bundle, cache, options.log)
-      const model = { shape: bundle.shape, graphs }
-      return startAll(
-        planEngines(provider, options, machine, { graphs, imageSize: model.shape.imageSize }).map((plan) => ({
-          plan,
-          start: () => startEngine(model, provider, plan, options, child),
-        })),
-      )
+      const cached = await cachedGraphs(bundle, provider === 'cpu' ? options.cache : undefined, options.log)
+      const start = (graphs: Graph[]) => {
+        const model = { shape: bundle.shape, graphs }
+        const plans = planEngines(provider, options, machine, { graphs, imageSize: bundle.shape.imageSize })
+        return startAll(
+          plans.map((plan) => ({ plan, start: () => startEngine(model, provider, plan, options, child) })),
+        )
+      }
+      if (cached === bundle.graphs) return start(bundle.graphs)
+      return start(cached).catch((error: unknown) => {
+        // Engines that cannot load a cached graph load the bundle's; those that crash are here.
+        options.log.warn({ reason: messageOf(error) }, 'engines do not start with cached graphs: they load the bundle')
+        return start(bundle.graphs)
+      })
     })
     return new Inference(options, bundle, choice)
   }

@@ -1,13 +1,13 @@
 import { fork } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { cpus, homedir } from 'node:os'
-import { join } from 'node:path'
+import { basename, isAbsolute, join } from 'node:path'
 import type { Bundle } from '../bundle.ts'
 import { readMs } from '../engine/engine.ts'
 import { messageOf } from '../errors.ts'
 import { copiesWeights, type Graph } from '../graphs.ts'
 import { sha256 } from '../sha256.ts'
-import { planBatches } from '../sizing.ts'
+import { memoryOf, planBatches, usableMachine } from '../sizing.ts'
 import { readEntry } from './entry.ts'
 import type { WriterOrder, WriterReply } from './writer.ts'
 
@@ -17,9 +17,13 @@ const WRITER = new URL('./writer.ts', import.meta.url)
 /** Time to write an entry, in milliseconds, not counting the time to read the bundle from a slow disk. */
 const WRITER_DEADLINE_MS = 120_000
 const DAY_MS = 24 * 3600 * 1000
+/** Private memory of the writer, in engines that load the bundle's own files. */
+const WRITER_ENGINES = 2
 /** Entries that no service has used for so long are removed, and folders that a writer left behind. */
 const UNUSED_MS = { entry: 30 * DAY_MS, unfinished: DAY_MS }
 const UNFINISHED = 'unfinished-'
+/** Beside it start scripts keep compiled code. */
+const ENTRIES = 'graphs'
 
 /** Receives what happened to the cache. */
 export interface CacheLog {
@@ -28,37 +32,47 @@ export interface CacheLog {
 }
 
 /**
- * The cache's folder for this user: `nativetok` in `XDG_CACHE_HOME` or in `~/.cache`.
- * @returns undefined where there is no home.
+ * The cache's folder, which `bin/environment` finds by the same rules.
+ * @param setting a folder or `none`; by default `nativetok` in `XDG_CACHE_HOME` or in `~/.cache`.
+ * @returns undefined for `none`, and where there is no home.
  */
-export function defaultCache(env: NodeJS.ProcessEnv): string | undefined {
-  if (env.XDG_CACHE_HOME) return join(env.XDG_CACHE_HOME, 'nativetok')
+export function cacheFolder(setting: string | undefined, env: NodeJS.ProcessEnv): string | undefined {
+  if (setting !== undefined) return setting === 'none' ? undefined : setting
+  const base = isAbsolute(env.XDG_CACHE_HOME ?? '') ? env.XDG_CACHE_HOME : join(homeOf(), '.cache')
+  return base !== undefined && isAbsolute(base) ? join(base, 'nativetok') : undefined
+}
+
+function homeOf(): string {
   try {
-    return join(homedir(), '.cache', 'nativetok')
+    return homedir()
   } catch {
-    return undefined
+    // This user has none.
+    return ''
   }
 }
 
 /**
  * A bundle's graphs as ONNX Runtime optimised them for this machine's processor, for engines on the CPU: they load in a
  * fraction of the time, and engines share their weights. The first service to start with a bundle writes them.
- * @param folder of the cache; made if it is missing. It may be shared and may be deleted at any time.
+ * @param folder of the cache, if there is to be one; made if it is missing. It may be shared and may be deleted at any time.
  * @returns the graphs, with `optimised` where the cache has them. Whatever is wrong with the cache is logged, once, and
  * the graphs are the bundle's own.
  */
-export async function cachedGraphs(bundle: Bundle, folder: string, log: CacheLog): Promise<Graph[]> {
+export async function cachedGraphs(bundle: Bundle, folder: string | undefined, log: CacheLog): Promise<Graph[]> {
   const { graphs } = bundle
-  if (!graphs.some(copiesWeights)) return graphs
+  if (folder === undefined || !graphs.some(copiesWeights)) return graphs
+  const entries = join(folder, ENTRIES)
   try {
-    const entry = join(folder, await entryName(bundle))
+    const entry = join(entries, await entryName(bundle))
     const found = await readEntry(entry, graphs).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== 'ENOENT') log.info({ entry, reason: messageOf(error) }, 'cached graphs cannot be used')
     })
-    return found ?? (await makeEntry(bundle, folder, entry, log))
+    return found ?? (await makeEntry(bundle, entries, entry, log))
   } catch (error) {
     log.warn({ cache: folder, reason: messageOf(error) }, 'no cached graphs: engines load slowly and share no weights')
     return graphs
+  } finally {
+    await removeUnused(entries)
   }
 }
 
@@ -76,24 +90,40 @@ async function entryName({ manifest, bundleDigest }: Bundle): Promise<string> {
 async function makeEntry(bundle: Bundle, folder: string, entry: string, log: CacheLog): Promise<Graph[]> {
   const { graphs } = bundle
   const started = performance.now()
-  await mkdir(folder, { recursive: true })
+  await checkMemory(bundle)
+  await mkdir(folder, { recursive: true, mode: 0o700 })
   const made = await mkdtemp(join(folder, UNFINISHED))
   try {
-    await write(bundle, made)
-    // A service that started at the same time may have made it meanwhile.
-    const other = await readEntry(entry, graphs).catch(() => undefined)
-    if (other) return other
-    await replace(entry, made)
+    await write(bundle, made, basename(entry))
+    try {
+      await rename(made, entry)
+    } catch {
+      // Something is in its place: an entry that a service made meanwhile, or a broken one.
+      const other = await readEntry(entry, graphs).catch(() => undefined)
+      if (other) return other
+      await replace(entry, made)
+    }
     const found = await readEntry(entry, graphs)
     log.info({ entry, ms: Math.round(performance.now() - started) }, 'optimised graphs cached')
-    await removeUnused(folder)
     return found
   } finally {
     await rm(made, { recursive: true, force: true })
   }
 }
 
-/** Puts a new entry in the place of one that is broken, if there is one. */
+/** @throws Error if the writer might be killed for want of memory, and in a container the service with it. */
+async function checkMemory({ graphs, shape }: Bundle): Promise<void> {
+  const { shared, each } = memoryOf({ graphs, imageSize: shape.imageSize }, 1)
+  const [needed, { memory }] = [shared + WRITER_ENGINES * each, await usableMachine()]
+  if (needed > memory)
+    throw new Error(`to make them takes ${inGiB(needed)} GiB of memory, and there is ${inGiB(memory)}`)
+}
+
+function inGiB(bytes: number): string {
+  return (bytes / 2 ** 30).toFixed(1)
+}
+
+/** Puts a new entry in the place of a broken one. */
 async function replace(entry: string, made: string): Promise<void> {
   const aside = `${made}-old`
   await rename(entry, aside).catch((error: NodeJS.ErrnoException) => {
@@ -107,13 +137,13 @@ async function replace(entry: string, made: string): Promise<void> {
 }
 
 /** Runs the writer. */
-async function write({ graphs, shape }: Bundle, folder: string): Promise<void> {
+async function write({ graphs, shape }: Bundle, folder: string, name: string): Promise<void> {
   const order: WriterOrder = {
     config: {
       ...{ graphs, shape, provider: 'cpu', device: 0, threads: 1, tf32: false },
       batches: planBatches('cpu', undefined, { imageSize: shape.imageSize }),
     },
-    folder,
+    ...{ folder, name },
   }
   const writer = fork(WRITER, {
     serialization: 'advanced',

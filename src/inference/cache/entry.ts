@@ -7,6 +7,8 @@ import { copiesWeights, type Graph, type GraphFile } from '../graphs.ts'
 const LIST = 'entry.json'
 
 interface List {
+  /** Of the entry. Otherwise an entry that was moved or copied would pass for another bundle's. */
+  name: string
   /** sha256 in hexadecimal, by file name. */
   files: Record<string, string>
 }
@@ -27,7 +29,8 @@ export async function readEntry(folder: string, graphs: Graph[]): Promise<Graph[
   if (process.getuid !== undefined && uid !== process.getuid() && uid !== 0)
     throw new Error('it belongs to another user')
   if ((mode & 0o022) !== 0) throw new Error('other users may write to it')
-  const { files } = JSON.parse(await readFile(join(folder, LIST), 'utf8')) as List
+  const { name, files } = JSON.parse(await readFile(join(folder, LIST), 'utf8')) as List
+  if (name !== basename(folder)) throw new Error(`it is ${name}`)
   const verified = new Map(
     await Promise.all(
       Object.entries(files).map(async ([name, sha256]) => {
@@ -45,18 +48,21 @@ export async function readEntry(folder: string, graphs: Graph[]): Promise<Graph[
   )
 }
 
-/** Lists the files that lie in a new entry, and returns the graphs as {@link readEntry} does. */
-export async function listEntry(folder: string, graphs: Graph[]): Promise<Graph[]> {
+/**
+ * Lists the files that lie in a new entry, and returns the graphs as {@link readEntry} does.
+ * @param name which its folder will have.
+ */
+export async function listEntry(folder: string, name: string, graphs: Graph[]): Promise<Graph[]> {
   const files: Record<string, string> = {}
   const verified = new Map<string, VerifiedFile>()
   for (const graph of graphs.filter(copiesWeights)) {
-    for (const name of Object.values(filesOf(graph))) {
-      const found = await hashFile(join(folder, name), name)
-      verified.set(name, found)
-      files[name] = found.sha256
+    for (const file of Object.values(filesOf(graph))) {
+      const found = await hashFile(join(folder, file), file)
+      verified.set(file, found)
+      files[file] = found.sha256
     }
   }
-  await writeFile(join(folder, LIST), JSON.stringify({ files } satisfies List))
+  await writeFile(join(folder, LIST), JSON.stringify({ name, files } satisfies List))
   return graphs.map((graph) =>
     copiesWeights(graph) ? { ...graph, optimised: describe(folder, graph, verified) } : graph,
   )

@@ -1,5 +1,5 @@
 // A process that writes one entry of the cache. It is separate because it holds every weight three times while it does.
-import { readFile, writeFile } from 'node:fs/promises'
+import { open, readFile, rename, writeFile } from 'node:fs/promises'
 import { constants, setPriority } from 'node:os'
 import { join } from 'node:path'
 import { env } from 'onnxruntime-node'
@@ -11,10 +11,12 @@ import { copiesWeights } from '../graphs.ts'
 import { alignWeights } from './align.ts'
 import { filesOf, listEntry } from './entry.ts'
 
-/** What to write, and where: an empty folder. */
+/** What to write, where, and the name of the entry. */
 export interface WriterOrder {
   config: EngineConfig
+  /** Empty; it gets its name when it is complete. */
   folder: string
+  name: string
 }
 
 /** `problem`: why there is no entry, in a sentence. */
@@ -26,7 +28,7 @@ export interface WriterReply {
  * Saves what ONNX Runtime makes of every graph, then runs both on the same images.
  * @throws Error when a graph cannot be saved or loaded, or gives other tokens or pixels.
  */
-async function writeEntry({ config, folder }: WriterOrder): Promise<void> {
+async function writeEntry({ config, folder, name }: WriterOrder): Promise<void> {
   const { graphs } = config
   const own = await LoadedModel.load(config, (graph) => {
     const { file, weights } = filesOf(graph)
@@ -40,7 +42,7 @@ async function writeEntry({ config, folder }: WriterOrder): Promise<void> {
     const { file, weights } = filesOf(graph)
     await align(join(folder, file), join(folder, weights))
   }
-  const listed = { ...config, graphs: await listEntry(folder, graphs) }
+  const listed = { ...config, graphs: await listEntry(folder, name, graphs) }
   const cached = await LoadedModel.load(listed, (graph) =>
     loadGraph(graph, listed, graph.optimised && { optimised: graph.optimised }),
   )
@@ -53,15 +55,24 @@ async function writeEntry({ config, folder }: WriterOrder): Promise<void> {
 /** Aligns the weights of a saved graph. */
 async function align(path: string, weights: string): Promise<void> {
   const { model, moves, bytes } = alignWeights(await readFile(path))
-  // ONNX Runtime writes no file of weights when all are small.
-  const saved = moves.length > 0 ? await readFile(weights) : Buffer.alloc(0)
-  const aligned = Buffer.alloc(bytes)
-  for (const { from, length, to } of moves) {
-    if (from + length > saved.length) throw new Error(`${weights} is cut off`)
-    saved.copy(aligned, to, from, from + length)
-  }
   await writeFile(path, model)
-  await writeFile(weights, aligned)
+  // ONNX Runtime writes no file of weights when all are small.
+  const saved = await open(weights, moves.length > 0 ? 'r' : 'w')
+  const aligned = await open(`${weights}.aligned`, 'wx')
+  try {
+    await aligned.truncate(bytes)
+    for (const { from, length, to } of moves) {
+      const piece = Buffer.allocUnsafe(length)
+      if ((await saved.read(piece, 0, length, from)).bytesRead < length) throw new Error(`${weights} is cut off`)
+      for (let done = 0; done < length; ) {
+        done += (await aligned.write(piece, done, length - done, to + done)).bytesWritten
+      }
+    }
+  } finally {
+    await saved.close()
+    await aligned.close()
+  }
+  await rename(`${weights}.aligned`, weights)
 }
 
 /** Tokens and pixels of `count` images of noise. */

@@ -12,10 +12,13 @@ import {
   utimes,
   writeFile,
 } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { homedir, tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { readBundle } from '../../../src/inference/bundle.ts'
+import { cachedGraphs, cacheFolder } from '../../../src/inference/cache/cache.ts'
+import { readEntry } from '../../../src/inference/cache/entry.ts'
 import { sha256 } from '../../../src/inference/sha256.ts'
 import { memoryOf } from '../../../src/inference/sizing.ts'
 import { BUNDLE, tinyBundle } from '../../helpers/bundle.ts'
@@ -57,9 +60,10 @@ async function runService(model: string, cache: string | undefined, count = 3): 
   return { tokens, pixels: pixels.map((one) => sha256(one.pixels)), said }
 }
 
-/** The cache's entries, without folders that a writer works in. */
+/** What the cache has of graphs. */
 async function entriesIn(cache: string): Promise<string[]> {
-  return (await readdir(cache)).map((name) => join(cache, name)).sort()
+  const folder = join(cache, 'graphs')
+  return (await readdir(folder)).map((name) => join(folder, name)).sort()
 }
 
 const about = (said: string[], what: RegExp) => said.filter((line) => what.test(line))
@@ -105,6 +109,10 @@ const damages: Record<string, (entry: string) => Promise<void>> = {
   'with an empty list': (entry) => writeFile(join(entry, 'entry.json'), '{"files":{}}'),
   'with a list of something else': (entry) => writeFile(join(entry, 'entry.json'), '7'),
   'that others may write to': (entry) => chmod(entry, 0o777),
+  'that is of another bundle': async (entry) => {
+    const list = await readFile(join(entry, 'entry.json'), 'utf8')
+    await writeFile(join(entry, 'entry.json'), list.replace(basename(entry), 'other-0123456789abcdef'))
+  },
   'that is a file': async (entry) => {
     await rm(entry, { recursive: true })
     await writeFile(entry, '')
@@ -116,6 +124,7 @@ test('an entry that is broken is written anew, and the service works', async (t)
   const { tokens, pixels } = await runService(SMALL, undefined)
   await runService(SMALL, cache)
   const entries = await entriesIn(cache)
+  const { graphs } = await readBundle(SMALL)
   for (const [name, damage] of Object.entries(damages)) {
     await t.test(name, async () => {
       await damage(entries[0] as string)
@@ -123,7 +132,7 @@ test('an entry that is broken is written anew, and the service works', async (t)
       assert.deepEqual([after.tokens, after.pixels], [tokens, pixels])
       assert.equal(about(after.said, NEW).length, 1, `${after.said}`)
       assert.deepEqual(await entriesIn(cache), entries)
-      assert.deepEqual(about((await runService(SMALL, cache)).said, /cache/), [])
+      await readEntry(entries[0] as string, graphs)
     })
   }
 })
@@ -143,7 +152,7 @@ test('without a folder to write to the service works, and says so once', async (
   }
 })
 
-test("another user's entry is left alone", { skip: process.getuid?.() !== 0 && 'needs root' }, async (t) => {
+test("another user's entry is not used", { skip: process.getuid?.() !== 0 && 'needs root' }, async (t) => {
   const cache = await emptyFolder(t)
   const { tokens } = await runService(SMALL, cache)
   const [entry = ''] = await entriesIn(cache)
@@ -168,19 +177,22 @@ test('bundles have entries of their own, and those that nobody uses are removed'
   const old = (days: number) => new Date(Date.now() - days * 24 * 3600 * 1000)
   await runService(SMALL, cache)
   const [first = ''] = await entriesIn(cache)
-  await mkdir(join(cache, 'unfinished-abc'))
-  await utimes(join(cache, 'unfinished-abc'), old(2), old(2))
-  await mkdir(join(cache, 'photos'))
-  await utimes(join(cache, 'photos'), old(100), old(100))
+  const kept = [join(cache, 'photos-0123456789abcdef'), join(cache, 'graphs', 'photos')]
+  const gone = ['unfinished-abc', 'unfinished-abc-old'].map((name) => join(cache, 'graphs', name))
+  for (const path of [...kept, ...gone]) {
+    await mkdir(path)
+    await utimes(path, old(100), old(100))
+  }
   await utimes(first, old(29), old(29))
   await runService(tinyBundle('state'), cache)
-  const [second = ''] = (await entriesIn(cache)).filter((entry) => entry !== first && !entry.endsWith('photos'))
-  assert.deepEqual(await entriesIn(cache), [first, join(cache, 'photos'), second].sort())
+  const [second = ''] = (await entriesIn(cache)).filter((entry) => entry !== first && !kept.includes(entry))
+  assert.deepEqual(await entriesIn(cache), [first, kept[1], second].sort())
+  assert.ok((await stat(kept[0] as string)).isDirectory())
 
   await utimes(first, old(31), old(31))
-  await runService(SMALL.replace(/a$/, 'b'), cache)
-  const left = await entriesIn(cache)
-  assert.ok(!left.includes(first) && left.includes(second) && left.length === 3, `${left}`)
+  // A start that finds its entry removes the others as well.
+  await runService(tinyBundle('state'), cache)
+  assert.deepEqual(await entriesIn(cache), [kept[1], second].sort())
 })
 
 test('weights that engines map from the bundle are not copied', async (t) => {
@@ -216,6 +228,48 @@ test('an engine that is replaced after its entry is gone or changed loads the bu
   assert.ok((await inference.decode(after.tokens)).pixels.length > 0)
   assert.match(lines.join('\n'), /cached copy of encoder.onnx does not load, so the bundle's is used: .*changed/)
   assert.match(lines.join('\n'), /cached copy of decoder.onnx does not load/)
+})
+
+test('a cached graph that crashes engines is given up', async (t) => {
+  const cache = await emptyFolder(t)
+  const { tokens } = await runService(SMALL, undefined)
+  const script = join(await emptyFolder(t), 'child.mjs')
+  const child = new URL('../../../src/inference/engine/child.ts', import.meta.url)
+  await writeFile(
+    script,
+    `process.prependListener('message', (request) => {
+       if (request.config?.graphs.some(({ optimised }) => optimised)) process.kill(process.pid, 'SIGSEGV')
+     })
+     await import(${JSON.stringify(child.href)})`,
+  )
+  const warned: string[] = []
+  const log = { info: () => {}, warn: (_: object, message: string) => warned.push(message), error: () => {} }
+  const { inference } = await startInference({ model: SMALL, cache, log }, pathToFileURL(script))
+  t.after(() => inference.close())
+  const size = inference.info.imageSize
+  const image = ((await photos(1))[0] as Uint8Array).subarray(0, size * size * 3)
+  assert.deepEqual((await inference.encode(image, inference.info.length)).tokens, tokens[1])
+  assert.match(warned.join('\n'), /do not start with cached graphs/)
+})
+
+test('a bundle whose cache would take more memory than there is has none', async (t) => {
+  const cache = await emptyFolder(t)
+  const { graphs, ...bundle } = await readBundle(SMALL)
+  const huge = graphs.map((graph) => ({ ...graph, bytes: 1e12 }))
+  const warned: object[] = []
+  const log = { info: () => {}, warn: (fields: object) => warned.push(fields) }
+  assert.equal(await cachedGraphs({ ...bundle, graphs: huge }, cache, log), huge)
+  assert.match(JSON.stringify(warned), /GiB of memory/)
+})
+
+test('the folder is the one that was set, or lies in a cache folder whose path is absolute', () => {
+  const env = { HOME: homedir() }
+  assert.equal(cacheFolder('none', env), undefined)
+  assert.equal(cacheFolder('some/where', env), 'some/where')
+  assert.equal(cacheFolder(undefined, { ...env, XDG_CACHE_HOME: '/var/tmp/x' }), '/var/tmp/x/nativetok')
+  for (const base of ['', 'relative']) {
+    assert.equal(cacheFolder(undefined, { ...env, XDG_CACHE_HOME: base }), join(homedir(), '.cache/nativetok'))
+  }
 })
 
 test('weights in the cache count once, not in every engine', () => {
