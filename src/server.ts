@@ -6,7 +6,7 @@ import { CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
-import { defaultCache, Inference } from './inference/inference.ts'
+import { cacheFolder, Inference } from './inference/inference.ts'
 import { createLog, toggleDebug } from './observability/log.ts'
 import { Metrics } from './observability/metrics.ts'
 import { endGracefully } from './shutdown.ts'
@@ -23,7 +23,7 @@ async function main(): Promise<void> {
     const metrics = new Metrics()
     inference = await Inference.start({
       model: config.model,
-      cache: config.cache === 'none' ? undefined : (config.cache ?? defaultCache(process.env)),
+      cache: cacheFolder(config.cache, process.env),
       provider: config.provider,
       devices: config.devices,
       engines: config.engines,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { chmod, cp, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
+import { chmod, chown, cp, mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -66,9 +66,28 @@ test('compiled code is kept in the cache folder, where there is one', async () =
   assert.equal(await codeIn({ HOME: folder, XDG_CACHE_HOME: '' }), join(folder, '.cache/nativetok/node'))
   assert.equal(await codeIn({ HOME: folder, XDG_CACHE_HOME: cache }), join(cache, 'nativetok/node'))
   assert.equal(await codeIn({ HOME: folder, NATIVETOK_CACHE: cache }), join(cache, 'node'))
+  assert.equal(await codeIn({ HOME: folder, XDG_CACHE_HOME: 'cache' }), join(folder, '.cache/nativetok/node'))
   assert.equal(await codeIn({ HOME: folder, NATIVETOK_CACHE: 'none' }), '')
   assert.equal(await codeIn({ HOME: '', XDG_CACHE_HOME: '' }), '')
   assert.equal(await codeIn({ HOME: folder, NODE_COMPILE_CACHE: folder }), folder)
+  const withFlags = async (...flags: string[]) => (await started(flags, { NATIVETOK_CACHE: 'none' })).code
+  assert.equal(await withFlags('--cache', cache), join(cache, 'node'))
+  assert.equal(await withFlags('--port', '1', `--cache=${cache} 2`), join(`${cache} 2`, 'node'))
+  assert.equal((await started(['--cache', 'none'], { HOME: folder })).code, '')
+})
+
+test('compiled code is not read from a folder that others may write to', async () => {
+  const cache = join(folder, 'shared')
+  const codeIn = async (place: string) => (await started([], { NATIVETOK_CACHE: place })).code
+  await mkdir(join(cache, 'node'), { recursive: true })
+  await chmod(join(cache, 'node'), 0o770)
+  assert.equal(await codeIn(cache), '')
+  await chmod(join(cache, 'node'), 0o755)
+  assert.equal(await codeIn(cache), join(cache, 'node'))
+  if (process.getuid?.() === 0) await chown(join(cache, 'node'), 12345, 12345)
+  if (process.getuid?.() === 0) assert.equal(await codeIn(cache), '')
+  assert.equal(await codeIn('/proc/nowhere'), '')
+  assert.equal(await codeIn(join(folder, 'say.cjs')), '')
 })
 
 test('the node that npm installed takes precedence over the one on the path', async () => {
