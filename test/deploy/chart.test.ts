@@ -332,7 +332,7 @@ describe('the Helm chart', { skip }, () => {
         capabilities: { drop: ['ALL'] },
       })
       const writable = (containerOf(workload).volumeMounts ?? []).filter(({ readOnly }) => !readOnly)
-      const expected: Record<string, string[]> = { gpu: ['cache', 'cuda-cache'], job: ['output'] }
+      const expected: Record<string, string[]> = { gpu: ['cache', 'cuda-cache'], job: ['cache', 'output'] }
       assert.deepEqual(
         writable.map((mount) => mount.name),
         expected[name] ?? ['cache'],
@@ -354,12 +354,15 @@ describe('the Helm chart', { skip }, () => {
     assert.equal(settingsOf(open.env).apiKeysFile, undefined)
   })
 
-  test('keeps the cache in a volume of its own, which pods of a node may share', async () => {
+  test('keeps the cache in a volume of its own, which pods may share', async () => {
     const mountOf = (object: KubernetesObject) =>
       (containerOf(object).volumeMounts ?? []).find(({ name }) => name === 'cache')?.mountPath
-    const deployment = get(of('default'), 'Deployment')
-    assert.equal(settingsOf(containerOf(deployment).env).cache, mountOf(deployment))
-    assert.deepEqual(podOf(deployment).volumes[0], { name: 'cache', emptyDir: {} })
+    for (const object of [get(of('default'), 'Deployment'), get(of('job'), 'Job')]) {
+      const [volume] = podOf(object).volumes
+      assert.deepEqual(volume, { name: 'cache', emptyDir: {} })
+      const set = containerOf(object).env?.find(({ name }) => name === 'NATIVETOK_CACHE')
+      assert.equal(set?.value, mountOf(object))
+    }
     const path = '/var/cache/nativetok'
     const shared = get(await render('--set-json', `cacheVolume={"hostPath":{"path":"${path}"}}`), 'Deployment')
     assert.deepEqual(podOf(shared).volumes[0], { name: 'cache', hostPath: { path } })
@@ -385,7 +388,7 @@ describe('the Helm chart', { skip }, () => {
     const numbers = await render('-f', join(chart, 'values', 'job.yaml'), ...options)
     assert.deepEqual(containerOf(get(numbers, 'Job')).args?.slice(-4), ['--shard-size', '2000000', '--engines', '4'])
     const mounts = (containerOf(get(of('job'), 'Job')).volumeMounts ?? []).map(({ mountPath }) => mountPath)
-    assert.deepEqual(mounts, ['/input', '/output'])
+    assert.deepEqual(mounts, ['/var/cache/nativetok', '/input', '/output'])
     // Two pods must never write one part.
     assert.equal(spec.podReplacementPolicy, 'Failed')
   })

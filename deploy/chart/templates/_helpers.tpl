@@ -120,7 +120,12 @@ resources:
 /var/cache/cuda
 {{- end -}}
 
-{{/* Optimised graphs and compiled code; the only place where the service writes. */}}
+{{/* Optimised graphs; the only place where the service writes. */}}
 {{- define "nativetok.cache" -}}
 /var/cache/nativetok
+{{- end -}}
+
+{{- define "nativetok.cacheVolume" -}}
+name: cache
+{{ toYaml (.Values.cacheVolume | default (dict "emptyDir" dict)) }}
 {{- end -}}
