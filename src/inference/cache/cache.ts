@@ -1,7 +1,7 @@
 import { fork } from 'node:child_process'
 import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { cpus, homedir } from 'node:os'
-import { basename, isAbsolute, join } from 'node:path'
+import { basename, dirname, isAbsolute, join } from 'node:path'
 import type { Bundle } from '../bundle.ts'
 import { readMs } from '../engine/engine.ts'
 import { messageOf } from '../errors.ts'
@@ -91,7 +91,7 @@ async function makeEntry(bundle: Bundle, folder: string, entry: string, log: Cac
   const { graphs } = bundle
   const started = performance.now()
   await checkMemory(bundle)
-  await mkdir(folder, { recursive: true, mode: 0o700 })
+  await makeFolder(folder)
   const made = await mkdtemp(join(folder, UNFINISHED))
   try {
     await write(bundle, made, basename(entry))
@@ -108,6 +108,22 @@ async function makeEntry(bundle: Bundle, folder: string, entry: string, log: Cac
     return found
   } finally {
     await rm(made, { recursive: true, force: true })
+  }
+}
+
+/**
+ * Makes a folder for this user alone, and those that lead to it. Node's own `recursive` never comes back from places such
+ * as /proc, where a folder cannot be made although the one above it exists.
+ */
+async function makeFolder(path: string, parents = true): Promise<void> {
+  try {
+    await mkdir(path, { mode: 0o700 })
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST') return
+    if (code !== 'ENOENT' || !parents) throw error
+    await makeFolder(dirname(path))
+    await makeFolder(path, false)
   }
 }
 

@@ -142,7 +142,7 @@ test('without a folder to write to the service works, and says so once', async (
   const { tokens, pixels } = await runService(SMALL, undefined)
   await writeFile(join(folder, 'file'), '')
   await mkdir(join(folder, 'locked'), { mode: 0o500 })
-  const places = [join(folder, 'file'), join(folder, 'file', 'below')]
+  const places = [join(folder, 'file'), join(folder, 'file', 'below'), '/proc/nowhere']
   // Nothing is locked for root.
   if (process.getuid?.() !== 0) places.push(join(folder, 'locked'))
   for (const place of places) {
