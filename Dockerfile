@@ -37,8 +37,13 @@ COPY models models
 COPY bin bin
 COPY src src
 COPY --from=playground /app/web/dist web/dist
-ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cuda
+ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cuda \
+  NATIVETOK_CACHE=/var/cache/nativetok NODE_COMPILE_CACHE=/var/cache/node
+RUN install -d -o 1000 -g 1000 $NATIVETOK_CACHE $NODE_COMPILE_CACHE
 USER 1000:1000
+# Compiled code, apart from the cache, over which a volume may lie. Optimised graphs fit one kind of processor, so the first
+# start makes them.
+RUN ./start.sh --help > /dev/null && bin/nativetok tokenize --help > /dev/null && node --expose-gc src/inference/engine/child.ts
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["node", "-e", "fetch('http://127.0.0.1:' + process.env.NATIVETOK_PORT + '/health/ready').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]
@@ -53,8 +58,13 @@ COPY models models
 COPY bin bin
 COPY src src
 COPY --from=playground /app/web/dist web/dist
-ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cpu
+ENV NODE_ENV=production NATIVETOK_HOST=0.0.0.0 NATIVETOK_PORT=8080 NATIVETOK_PROVIDER=cpu \
+  NATIVETOK_CACHE=/var/cache/nativetok NODE_COMPILE_CACHE=/var/cache/node
+RUN install -d -o 1000 -g 1000 $NATIVETOK_CACHE $NODE_COMPILE_CACHE
 USER 1000:1000
+# Compiled code, apart from the cache, over which a volume may lie. Optimised graphs fit one kind of processor, so the first
+# start makes them.
+RUN ./start.sh --help > /dev/null && bin/nativetok tokenize --help > /dev/null && node --expose-gc src/inference/engine/child.ts
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
   CMD ["node", "-e", "fetch('http://127.0.0.1:' + process.env.NATIVETOK_PORT + '/health/ready').then((r) => process.exit(r.ok ? 0 : 1), () => process.exit(1))"]

@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util'
 import { decodeImage } from '../src/formats/decode-image.ts'
 import { encodeImage } from '../src/formats/encode-image.ts'
 import { readBundle } from '../src/inference/bundle.ts'
+import { cachedGraphs, cacheFolder } from '../src/inference/cache/cache.ts'
 import { LoadedModel } from '../src/inference/engine/loaded-model.ts'
 import { sequenceLength } from '../src/inference/graphs.ts'
 import { planBatches } from '../src/inference/sizing.ts'
@@ -44,7 +45,13 @@ const { values } = parseArgs({
   },
 })
 const milliseconds = Number(values.seconds) * 1000
-const { graphs, shape } = await readBundle(values.model)
+const bundle = await readBundle(values.model)
+const { shape } = bundle
+// As an engine on the CPU loads them.
+const graphs = await cachedGraphs(bundle, cacheFolder(process.env.NATIVETOK_CACHE, process.env), {
+  info: () => {},
+  warn: (fields, message) => console.error(message, fields),
+})
 const model = await LoadedModel.load({
   ...{ graphs, shape, provider: 'cpu', device: 0, threads: 1, tf32: false },
   batches: planBatches('cpu'),

@@ -39,6 +39,12 @@ const settings = {
     about: 'folder of the bundle to serve',
     parse: nonEmpty,
   },
+  cache: {
+    flag: '--cache',
+    value: 'folder',
+    about: "keeps optimised graphs and compiled code; unset: nativetok in the user's cache folder; none: nowhere",
+    parse: nonEmpty,
+  },
   provider: {
     flag: '--provider',
     value: 'name',
@@ -236,7 +242,7 @@ export function readConfig(args: readonly string[], env: NodeJS.ProcessEnv): Con
 
 /** The settings that say which model runs and how. Other programs than the service have them as well. */
 export const engineSettings = [
-  ...(['model', 'provider', 'devices', 'engines', 'threads', 'tf32', 'maxBatch', 'maxPixels'] as const),
+  ...(['model', 'cache', 'provider', 'devices', 'engines', 'threads', 'tf32', 'maxBatch', 'maxPixels'] as const),
 ]
 
 /** Adds settings to a command line, with their defaults or what the environment says. @throws ConfigError */

@@ -1,11 +1,12 @@
 import './formats/thread-pool.ts'
+import { flushCompileCache } from 'node:module'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
-import { Inference } from './inference/inference.ts'
+import { cacheFolder, Inference } from './inference/inference.ts'
 import { createLog, toggleDebug } from './observability/log.ts'
 import { Metrics } from './observability/metrics.ts'
 import { endGracefully } from './shutdown.ts'
@@ -22,6 +23,7 @@ async function main(): Promise<void> {
     const metrics = new Metrics()
     inference = await Inference.start({
       model: config.model,
+      cache: cacheFolder(config.cache, process.env),
       provider: config.provider,
       devices: config.devices,
       engines: config.engines,
@@ -59,6 +61,8 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
     // An uncaught error ends the process gracefully, see below.
     throw new Error(reason)
   })
+  // Now rather than at the exit, which may be a kill.
+  flushCompileCache()
   log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
 
   endGracefully(log, async (cause) => {

@@ -32,6 +32,26 @@ export async function memoryMiB(pid: number): Promise<number> {
   return sizes.reduce((sum, kib) => sum + kib, 0) / 1024
 }
 
+/** Memory of one process, in MiB. */
+export interface ProcessMemory {
+  pid: number
+  /** What no other process shares. */
+  ownMiB: number
+  /** With its part of what it shares. */
+  withSharedMiB: number
+}
+
+/** Memory of a process, which comes first, and of each of its descendants. Linux only. */
+export async function memoryByProcess(pid: number): Promise<ProcessMemory[]> {
+  return Promise.all(
+    (await treeOf(pid)).map(async (member) => {
+      const text = await readFile(`/proc/${member}/smaps_rollup`, 'latin1').catch(() => '')
+      const mib = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(text)?.[1] ?? 0) / 1024
+      return { pid: member, ownMiB: mib('Private_Clean') + mib('Private_Dirty'), withSharedMiB: mib('Pss') }
+    }),
+  )
+}
+
 /** Seconds of processor time that all processes of this machine have used so far, since it started. Linux only. */
 export async function machineCpuSeconds(): Promise<number> {
   const [line = ''] = (await readFile('/proc/stat', 'latin1')).split('\n')

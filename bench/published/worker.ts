@@ -3,12 +3,18 @@
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { readBundle } from '../../src/inference/bundle.ts'
+import { cachedGraphs, cacheFolder } from '../../src/inference/cache/cache.ts'
 import { LoadedModel } from '../../src/inference/engine/loaded-model.ts'
 import { sequenceLength } from '../../src/inference/graphs.ts'
 import { planBatches } from '../../src/inference/sizing.ts'
 
 const [folder = '', threads = '1'] = process.argv.slice(2)
-const { graphs, shape } = await readBundle(folder)
+const bundle = await readBundle(folder)
+const { shape } = bundle
+const graphs = await cachedGraphs(bundle, cacheFolder(process.env.NATIVETOK_CACHE, process.env), {
+  info: () => {},
+  warn: (fields, message) => console.error(message, fields),
+})
 const length = sequenceLength(shape)
 const model = await LoadedModel.load({
   ...{ graphs, shape, provider: 'cpu', device: 0, threads: Number(threads), tf32: false },

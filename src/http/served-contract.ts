@@ -7,13 +7,16 @@ type Sizes = Pick<ModelInfo, 'kind' | 'prefixes' | 'imageSize' | 'length' | 'cod
 
 /** The contract with the sizes of the model that is served. In the file they are the default bundle's. */
 export function contractFor(contract: Contract, model: Sizes): Contract {
-  const document = parseDocument(contract.text)
-  const before = document.toJS()
-  for (const [path, value] of placesOf(model)) document.setIn(path, value)
-  const adapted = document.toJS()
+  const changes = placesOf(model).filter(([path, value]) => !isDeepStrictEqual(valueAt(contract.document, path), value))
   // Serialising the same document again would change its formatting.
-  if (isDeepStrictEqual(adapted, before)) return contract
-  return { text: document.toString({ lineWidth: 0 }), document: adapted }
+  if (changes.length === 0) return contract
+  const document = parseDocument(contract.text)
+  for (const [path, value] of changes) document.setIn(path, value)
+  return { text: document.toString({ lineWidth: 0 }), document: document.toJS() }
+}
+
+function valueAt(document: object, path: (string | number)[]): unknown {
+  return path.reduce((value: unknown, key) => (value as Record<string | number, unknown>)[key], document)
 }
 
 /** Where sizes occur in the document, and their values. */

@@ -7,10 +7,8 @@ export interface TensorSpec {
   optional?: boolean
 }
 
-/** One ONNX file of a bundle, as an engine loads it. */
-export interface Graph {
-  /** `encoder`, `mocet-1` to `mocet-k`, `decoder`. */
-  name: string
+/** An ONNX file and the files of its weights. */
+export interface GraphFile {
   file: string
   path: string
   /** Size of the ONNX file, in bytes. */
@@ -18,8 +16,16 @@ export interface Graph {
   sha256: string
   /** Files of external weights, next to the graph; empty if the weights are inside it. */
   weights: ExternalWeights[]
+}
+
+/** One graph of a bundle, as an engine loads it. */
+export interface Graph extends GraphFile {
+  /** `encoder`, `mocet-1` to `mocet-k`, `decoder`. */
+  name: string
   inputs: TensorSpec[]
   outputs: TensorSpec[]
+  /** The same graph as ONNX Runtime optimised it for this machine, with its weights packed; from the cache. */
+  optimised?: GraphFile
 }
 
 /** A file of weights that engines map into memory instead of reading it. */
@@ -93,6 +99,11 @@ const MANY_ROWS = 128
 export function packsWeights({ inputs }: Pick<Graph, 'inputs'>): boolean {
   const latents = inputs.find(({ name }) => name === 'latents')
   return latents !== undefined && (latents.shape[0] ?? 0) < MANY_ROWS
+}
+
+/** Whether an engine that loads the bundle's own file keeps a private copy of the graph's weights. */
+export function copiesWeights(graph: Pick<Graph, 'inputs' | 'weights'>): boolean {
+  return graph.weights.length === 0 || packsWeights(graph)
 }
 
 /** The full sequence length, L. */

@@ -1,16 +1,18 @@
 import { Batcher } from './batcher.ts'
 import { type Bundle, type ImagePreparation, readBundle, type Source } from './bundle.ts'
+import { cachedGraphs } from './cache/cache.ts'
 import { type Engine, type EngineEnd, ProcessEngine, readMs } from './engine/engine.ts'
 import { EngineKeeper } from './engine/keeper.ts'
 import type { Provider } from './engine/protocol.ts'
 import { chooseProvider, type ProviderChoice } from './engine/providers.ts'
-import { QueueFullError } from './errors.ts'
-import { type ModelShape, sequenceLength } from './graphs.ts'
+import { messageOf, QueueFullError } from './errors.ts'
+import { type Graph, type ModelShape, sequenceLength } from './graphs.ts'
 import type { QueueMetrics, Timings } from './queue.ts'
 import { type Reservation, Reservations } from './reservations.ts'
 import { type EnginePlan, largestBatch, planBatches, planEngines, usableMachine } from './sizing.ts'
 
 export type { ImagePreparation, Source } from './bundle.ts'
+export { cacheFolder } from './cache/cache.ts'
 export type { EngineEnd } from './engine/engine.ts'
 export type { Provider } from './engine/protocol.ts'
 export { BundleError, EngineFailedError, QueueFullError } from './errors.ts'
@@ -48,6 +50,8 @@ export interface InferenceOptions {
   queueLimit: number
   /** Time for an engine to answer a batch, in milliseconds. */
   timeoutMs: number
+  /** Folder of the cache of optimised graphs; without it, engines on a CPU load slowly and share no weights. */
+  cache?: string | undefined
   /** Time without any engine after which the service gives up, in milliseconds; by default a minute, longer for large bundles. */
   lostAfterMs?: number
   log: Logger
@@ -116,16 +120,23 @@ export class Inference {
   static async start(options: InferenceOptions, child: URL = ENGINE_CHILD): Promise<Inference> {
     const bundle = await readBundle(options.model)
     const machine = await usableMachine()
-    const choice = await chooseProvider(options.provider, (provider) =>
-      startAll(
-        planEngines(provider, options, machine, { graphs: bundle.graphs, imageSize: bundle.shape.imageSize }).map(
-          (plan) => ({
-            plan,
-            start: () => startEngine(bundle, provider, plan, options, child),
-          }),
-        ),
-      ),
-    )
+    const choice = await chooseProvider(options.provider, async (provider) => {
+      // What CUDA's provider makes of a graph stays on the device.
+      const cached = await cachedGraphs(bundle, provider === 'cpu' ? options.cache : undefined, options.log)
+      const start = (graphs: Graph[]) => {
+        const model = { shape: bundle.shape, graphs }
+        const plans = planEngines(provider, options, machine, { graphs, imageSize: bundle.shape.imageSize })
+        return startAll(
+          plans.map((plan) => ({ plan, start: () => startEngine(model, provider, plan, options, child) })),
+        )
+      }
+      if (cached === bundle.graphs) return start(bundle.graphs)
+      return start(cached).catch((error: unknown) => {
+        // Engines that cannot load a cached graph load the bundle's; those that crash are here.
+        options.log.warn({ reason: messageOf(error) }, 'engines do not start with cached graphs: they load the bundle')
+        return start(bundle.graphs)
+      })
+    })
     return new Inference(options, bundle, choice)
   }
 
@@ -319,7 +330,7 @@ async function startAll(starts: EngineStart[]): Promise<StartedEngine[]> {
 }
 
 async function startEngine(
-  { graphs, shape }: Bundle,
+  { graphs, shape }: Pick<Bundle, 'graphs' | 'shape'>,
   provider: Provider,
   { device, threads }: EnginePlan,
   { maxBatch, tf32, timeoutMs, log }: InferenceOptions,

@@ -50,7 +50,7 @@ const SHARE_OF_DEADLINE = 0.5
 
 /** What determines the size of a model. */
 export interface ModelSize {
-  graphs: Pick<Graph, 'bytes' | 'weights' | 'inputs'>[]
+  graphs: Pick<Graph, 'bytes' | 'weights' | 'inputs' | 'optimised'>[]
   imageSize: number
 }
 
@@ -60,9 +60,11 @@ export interface ModelSize {
  */
 export function memoryOf({ graphs, imageSize }: ModelSize, threads: number): { shared: number; each: number } {
   const sum = (sizes: number[]) => sizes.reduce((total, bytes) => total + bytes, 0)
-  const external = new Map(graphs.flatMap(({ weights }) => weights).map(({ path, bytes }) => [path, bytes]))
-  const packed = graphs.filter(packsWeights).flatMap(({ weights }) => weights.map(({ bytes }) => bytes))
-  const inside = sum(graphs.map(({ bytes }) => bytes))
+  const files = graphs.map((graph) => graph.optimised ?? graph)
+  const external = new Map(files.flatMap(({ weights }) => weights).map(({ path, bytes }) => [path, bytes]))
+  const own = graphs.filter(({ optimised }) => !optimised)
+  const packed = own.filter(packsWeights).flatMap(({ weights }) => weights.map(({ bytes }) => bytes))
+  const inside = sum(own.map(({ bytes }) => bytes))
   const pixels = Math.max(imageSize ** 2, PIXELS_A_THREAD * threads)
   return {
     shared: sum([...external.values()]),
@@ -70,7 +72,7 @@ export function memoryOf({ graphs, imageSize }: ModelSize, threads: number): { s
       ENGINE_BYTES +
       COPIES_OF_INSIDE * inside +
       sum(packed) +
-      BYTES_PER_PIXEL[external.size > 0 ? 'outside' : 'inside'] * pixels,
+      BYTES_PER_PIXEL[isLarge({ graphs, imageSize }) ? 'outside' : 'inside'] * pixels,
   }
 }
 
@@ -121,11 +123,12 @@ export function planBatches(
 ): BatchPlan {
   if (provider === 'cpu') {
     const part = Math.max(1, Math.floor((PIXELS_A_THREAD * threads) / imageSize ** 2))
-    return { max, sizes: [...new Set([1, Math.min(part, max), max])], pinned: false, part }
+    // Measured: the first run at another size costs no more than the second.
+    return { max, sizes: [], part }
   }
   const sizes: number[] = []
   for (let size = 1; size < max; size *= 2) sizes.push(size)
-  return { max, sizes: [...sizes, max], pinned: true, part: max }
+  return { max, sizes: [...sizes, max], part: max }
 }
 
 /**

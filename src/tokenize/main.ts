@@ -5,6 +5,7 @@ import { rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CommanderError } from 'commander'
 import pkg from '../../package.json' with { type: 'json' }
+import { cacheFolder } from '../inference/inference.ts'
 import { createLog } from '../observability/log.ts'
 import { commandLine } from './command-line.ts'
 import { preparationOf, viewCount } from './crops.ts'
@@ -102,7 +103,10 @@ async function openTokenizers(options: Options, say: (line: string) => void): Pr
     return { model: tokenizer.model, start: async () => tokenizer }
   }
   const destination = { write: (line: string) => void process.stderr.write(line) }
-  return openEmbedded({ ...options, log: createLog({ level: 'warn', format: 'text', destination }) })
+  return openEmbedded({
+    ...{ ...options, cache: cacheFolder(options.cache, process.env) },
+    log: createLog({ level: 'warn', format: 'text', destination }),
+  })
 }
 
 /** @throws OptionsError if the model or the format cannot do what was asked for */

@@ -143,7 +143,7 @@ describe('the Helm chart', { skip }, () => {
 
   test('knows every setting of the service, but for those that it sets itself', () => {
     const flags = [...settingsTable().matchAll(/^\| `--([a-z0-9-]+) </gm)].map(([, flag]) => flag as string)
-    const own = ['host', 'port', 'model', 'provider', 'devices', 'api-key', 'api-keys-file']
+    const own = ['host', 'port', 'model', 'cache', 'provider', 'devices', 'api-key', 'api-keys-file']
     const expected = flags.filter((flag) => !own.includes(flag))
     assert.ok(expected.length > 10)
     assert.deepEqual(Object.keys(schema.properties.config.properties).sort(), expected.sort())
@@ -332,10 +332,10 @@ describe('the Helm chart', { skip }, () => {
         capabilities: { drop: ['ALL'] },
       })
       const writable = (containerOf(workload).volumeMounts ?? []).filter(({ readOnly }) => !readOnly)
-      const expected: Record<string, string[]> = { gpu: ['cuda-cache'], job: ['output'] }
+      const expected: Record<string, string[]> = { gpu: ['cache', 'cuda-cache'], job: ['cache', 'output'] }
       assert.deepEqual(
         writable.map((mount) => mount.name),
-        expected[name] ?? [],
+        expected[name] ?? ['cache'],
         name,
       )
       const { requests, limits } = containerOf(workload).resources
@@ -345,13 +345,27 @@ describe('the Helm chart', { skip }, () => {
 
   test('takes keys from a secret, mounted so that they can be replaced', async () => {
     const deployment = get(of('default'), 'Deployment')
-    const [mount] = containerOf(deployment).volumeMounts ?? []
+    const mount = (containerOf(deployment).volumeMounts ?? []).find(({ name }) => name === 'keys')
     assert.ok(settingsOf(containerOf(deployment).env).apiKeysFile?.startsWith(`${mount?.mountPath}/`))
     assert.ok(!('subPath' in (mount ?? {})))
     const secret = podOf(deployment).volumes.find(({ name }) => name === mount?.name)?.secret
     assert.deepEqual(secret, { secretName: 'nativetok-keys', defaultMode: 0o440 })
     const open = containerOf(get(await render('--set', 'apiKeysSecret='), 'Deployment'))
     assert.equal(settingsOf(open.env).apiKeysFile, undefined)
+  })
+
+  test('keeps the cache in a volume of its own, which pods may share', async () => {
+    const mountOf = (object: KubernetesObject) =>
+      (containerOf(object).volumeMounts ?? []).find(({ name }) => name === 'cache')?.mountPath
+    for (const object of [get(of('default'), 'Deployment'), get(of('job'), 'Job')]) {
+      const [volume] = podOf(object).volumes
+      assert.deepEqual(volume, { name: 'cache', emptyDir: {} })
+      const set = containerOf(object).env?.find(({ name }) => name === 'NATIVETOK_CACHE')
+      assert.equal(set?.value, mountOf(object))
+    }
+    const path = '/var/cache/nativetok'
+    const shared = get(await render('--set-json', `cacheVolume={"hostPath":{"path":"${path}"}}`), 'Deployment')
+    assert.deepEqual(podOf(shared).volumes[0], { name: 'cache', hostPath: { path } })
   })
 
   test('gives Prometheus a key where metrics need one', () => {
@@ -374,7 +388,7 @@ describe('the Helm chart', { skip }, () => {
     const numbers = await render('-f', join(chart, 'values', 'job.yaml'), ...options)
     assert.deepEqual(containerOf(get(numbers, 'Job')).args?.slice(-4), ['--shard-size', '2000000', '--engines', '4'])
     const mounts = (containerOf(get(of('job'), 'Job')).volumeMounts ?? []).map(({ mountPath }) => mountPath)
-    assert.deepEqual(mounts, ['/input', '/output'])
+    assert.deepEqual(mounts, ['/var/cache/nativetok', '/input', '/output'])
     // Two pods must never write one part.
     assert.equal(spec.podReplacementPolicy, 'Failed')
   })

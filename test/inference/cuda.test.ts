@@ -98,7 +98,7 @@ test('an engine returns no padding rows', async (t) => {
   const engine = await ProcessEngine.start({
     config: {
       ...{ graphs, shape, provider: 'cpu', device: 0, threads: 1, tf32: false },
-      batches: { max: 4, sizes: [4], pinned: true, part: 4 },
+      batches: { max: 4, sizes: [4], part: 4 },
     },
     timeoutMs: 60_000,
     child: new URL('../../src/inference/engine/child.ts', import.meta.url),

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { test } from 'node:test'
-import { cpuSeconds, memoryMiB, treeOf } from '../../tools/process-tree.ts'
+import { cpuSeconds, memoryByProcess, memoryMiB, treeOf } from '../../tools/process-tree.ts'
 
 const SECONDS = 0.3
 const burn = `{
@@ -33,6 +33,12 @@ test('processor time and memory of a process include those of its children, ende
   assert.ok(used < 3 * SECONDS + 2, `${used} s are more than is possible`)
   const memory = await memoryMiB(pid)
   assert.ok(memory > MIB && memory < MIB + 400, `${MIB} MiB were taken, ${memory} MiB were counted`)
+  const [first, second, ...others] = await memoryByProcess(pid)
+  assert.ok(first?.pid === pid && second !== undefined && others.length === 0)
+  assert.ok(
+    second.ownMiB > MIB && second.withSharedMiB > second.ownMiB && first.ownMiB < MIB,
+    JSON.stringify([first, second]),
+  )
 })
 
 test('a process that has ended counts as zero', async () => {

@@ -119,3 +119,13 @@ resources:
 {{- define "nativetok.cudaCache" -}}
 /var/cache/cuda
 {{- end -}}
+
+{{/* Optimised graphs; the only place where the service writes. */}}
+{{- define "nativetok.cache" -}}
+/var/cache/nativetok
+{{- end -}}
+
+{{- define "nativetok.cacheVolume" -}}
+name: cache
+{{ toYaml (.Values.cacheVolume | default (dict "emptyDir" dict)) }}
+{{- end -}}

@@ -2,8 +2,10 @@ import { createHash } from 'node:crypto'
 import { constants } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { pipeline } from 'node:stream/promises'
 import { BundleError, messageOf } from '../errors.ts'
+
+/** Fits the second-level cache of most processors. */
+const PIECE_BYTES = 2 ** 18
 
 /** A file with its verified content. */
 export interface VerifiedFile {
@@ -50,7 +52,12 @@ export async function hashFile(path: string, name: string): Promise<VerifiedFile
     const before = await handle.stat({ bigint: true })
     if (!before.isFile()) throw new Error('it is not a file')
     const hash = createHash('sha256')
-    await pipeline(handle.createReadStream({ autoClose: false, highWaterMark: 2 ** 20 }), hash)
+    // A stream takes new memory for every piece, which costs more processor time than the hash.
+    const piece = Buffer.allocUnsafe(PIECE_BYTES)
+    for (let read = -1; read !== 0; ) {
+      read = (await handle.read(piece)).bytesRead
+      hash.update(piece.subarray(0, read))
+    }
     if ((await identityOf(path)) !== identity(before)) throw new Error('it changed while it was being read')
     return { sha256: hash.digest('hex'), bytes: Number(before.size), identity: identity(before) }
   } catch (error) {

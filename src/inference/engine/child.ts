@@ -1,4 +1,5 @@
 // The engine process, which only runs ONNX Runtime. It is a separate process because ONNX Runtime's `run()` blocks its thread.
+import { flushCompileCache } from 'node:module'
 import { constants, setPriority } from 'node:os'
 import { env } from 'onnxruntime-node'
 import { BundleError } from '../errors.ts'
@@ -12,6 +13,8 @@ function serve(): void {
   async function answer(request: EngineRequest): Promise<EngineReply> {
     if (request.kind === 'load') {
       model = await LoadedModel.load(request.config)
+      // Node would do so at its exit, but engines are killed.
+      flushCompileCache()
       return { kind: 'loaded', itemMs: model.itemMs }
     }
     if (!model) throw new Error('no model is loaded')
@@ -28,6 +31,8 @@ function serve(): void {
       }),
     )
     process.send?.(reply)
+    // V8 counts the arrays of past batches only roughly, and would keep 40 MB of them.
+    globalThis.gc?.({ type: 'minor' })
   })
   process.on('disconnect', () => process.exit(0))
   // Ctrl-C reaches the whole process group, but accepted requests must finish: only the parent ends this process.

@@ -37,6 +37,14 @@ export interface EngineEnd {
   reason: string
 }
 
+/**
+ * The environment of an engine: without the API key, and with one arena of jemalloc, where that is loaded. Only one thread
+ * allocates much, but each of V8's would have an arena of its own.
+ */
+function engineEnvironment({ MALLOC_CONF, ...env } = process.env): NodeJS.ProcessEnv {
+  return { ...env, NATIVETOK_API_KEY: undefined, MALLOC_CONF: MALLOC_CONF ? `${MALLOC_CONF},narenas:1` : 'narenas:1' }
+}
+
 /** Runs one batch at a time. A batch that fails rejects, and the engine then ends. */
 export interface Engine {
   encode(batch: EncodeBatch): Promise<EncodeResult>
@@ -104,9 +112,9 @@ export class ProcessEngine implements Engine {
     this.#timeoutMs = timeoutMs
     this.#process = fork(child, {
       serialization: 'advanced',
-      // Without the parent's flags, since a debugger port or a test flag belongs to one process, and without the API key.
-      execArgv: [],
-      env: { ...process.env, NATIVETOK_API_KEY: undefined },
+      // Without the parent's flags, since a debugger port or a test flag belongs to one process.
+      execArgv: ['--expose-gc'],
+      env: engineEnvironment(),
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
     })
     if (this.#process.stderr) {

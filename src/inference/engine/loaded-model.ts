@@ -1,4 +1,5 @@
 import { type InferenceSession, Tensor } from 'onnxruntime-node'
+import { messageOf } from '../errors.ts'
 import { type Graph, sequenceLength, stageName } from '../graphs.ts'
 import type {
   DecodeBatch,
@@ -13,7 +14,7 @@ import { setTf32 } from './providers.ts'
 import { fillRows, joinParts, type Numbers, partsOf, rowsToRun } from './rows.ts'
 import { loadGraph } from './session.ts'
 
-/** Time limit for a step of the warm-up, in milliseconds. */
+/** Time after which no further run is measured, in milliseconds. */
 const WARM_UP_MS = 3000
 
 interface LoadedGraph extends Graph {
@@ -34,17 +35,23 @@ export class LoadedModel {
   }
 
   /**
-   * Loads every graph and runs all of them at the sizes of the plan, so that no request pays for a first run.
+   * Loads every graph and runs all of them, at the sizes of the plan if it has any, so that no request pays for a first run.
+   * @param loadOne how a graph is loaded; by default from the cache where that has it.
    * @throws BundleError when a file changed or a graph does not match the manifest; Error when it does not load.
    */
-  static async load(config: EngineConfig): Promise<LoadedModel> {
+  static async load(config: EngineConfig, loadOne = loadCached): Promise<LoadedModel> {
     // Before the first session, which loads CUDA's libraries.
     if (config.provider === 'cuda') setTf32(process.env, config.tf32)
     const graphs: LoadedGraph[] = []
-    for (const graph of config.graphs) graphs.push({ ...graph, session: await loadGraph(graph, config) })
+    for (const graph of config.graphs) graphs.push({ ...graph, session: await loadOne(graph, config) })
     const model = new LoadedModel(config, graphs)
     await model.#warmUp()
     return model
+  }
+
+  /** Gives back the memory of the graphs, which cannot run after that. */
+  async release(): Promise<void> {
+    for (const { session } of this.#graphs.values()) await session.release()
   }
 
   /** How long one item takes, once the model is warm. */
@@ -63,12 +70,7 @@ export class LoadedModel {
       encode: Math.min(...runs.map(({ encode }) => encode)),
       decode: Math.min(...runs.map(({ decode }) => decode)),
     }
-    const { pinned, sizes } = this.#config.batches
-    for (const size of sizes) {
-      // For a slow model, the first run of a large batch costs little more than later ones, but warming it up takes minutes.
-      const expected = size * (this.#itemMs.encode + this.#itemMs.decode)
-      if (size > 1 && (pinned || expected < WARM_UP_MS)) await this.#runOnZeros(size)
-    }
+    for (const size of this.#config.batches.sizes) if (size > 1) await this.#runOnZeros(size)
   }
 
   async #runOnZeros(count: number): Promise<ItemTimes> {
@@ -137,7 +139,7 @@ export class LoadedModel {
   }
 
   /**
-   * Runs a graph on `rows` rows, or on one of the plan's sizes if they are pinned.
+   * Runs a graph on `rows` rows, or on the next of the plan's sizes.
    * @param inputs by name, row after row.
    * @returns outputs by name, without the padding rows.
    */
@@ -166,6 +168,18 @@ export class LoadedModel {
     const graph = this.#graphs.get(name)
     if (!graph) throw new Error(`there is no graph ${name}`)
     return graph
+  }
+}
+
+/** Loads a graph from the cache. If its entry is gone or changed since the service started, loads the bundle's file. */
+async function loadCached(graph: Graph, config: EngineConfig): Promise<InferenceSession> {
+  const { optimised } = graph
+  if (!optimised) return loadGraph(graph, config)
+  try {
+    return await loadGraph(graph, config, { optimised })
+  } catch (error) {
+    console.error(`the cached copy of ${graph.file} does not load, so the bundle's is used: ${messageOf(error)}`)
+    return loadGraph(graph, config)
   }
 }
 

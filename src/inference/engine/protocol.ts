@@ -20,10 +20,8 @@ export interface EngineConfig {
 /** How an engine runs batches; sizes are numbers of images or sequences. */
 export interface BatchPlan {
   max: number
-  /** Sizes to warm up at, ascending. */
+  /** The only sizes at which graphs run, ascending; fewer rows are padded to the next one. Empty: any size. */
   sizes: number[]
-  /** Whether graphs run only at these sizes: fewer rows are padded to the next size. */
-  pinned: boolean
   /** Maximum number of images that the encoder or decoder runs on at once; larger batches are split. */
   part: number
 }

@@ -34,8 +34,8 @@ export function fillRows(data: Numbers, rows: number, count: number): Numbers {
 }
 
 /** The number of rows that a graph runs on for `rows` rows of a batch. */
-export function rowsToRun(rows: number, { sizes, pinned }: BatchPlan): number {
-  return (pinned && sizes.find((size) => size >= rows)) || rows
+export function rowsToRun(rows: number, { sizes }: BatchPlan): number {
+  return sizes.find((size) => size >= rows) ?? rows
 }
 
 function newLike(example: Numbers, length: number): Numbers {

@@ -6,7 +6,7 @@ import type { Model, Tokenizer, Tokenizers } from './tokenizer.ts'
 
 export type EmbeddedOptions = Pick<
   InferenceOptions,
-  'model' | 'provider' | 'devices' | 'engines' | 'threads' | 'tf32' | 'maxBatch' | 'log'
+  'model' | 'cache' | 'provider' | 'devices' | 'engines' | 'threads' | 'tf32' | 'maxBatch' | 'log'
 >
 
 /** The time that the service's engines have by default. */

@@ -3,6 +3,7 @@ import '../../formats/thread-pool.ts'
 import { stat } from 'node:fs/promises'
 import { CommanderError } from 'commander'
 import { BundleError } from '../../inference/errors.ts'
+import { cacheFolder } from '../../inference/inference.ts'
 import { createLog } from '../../observability/log.ts'
 import { wordsOf } from '../command-line.ts'
 import { AbsentError, messageOf, OptionsError } from '../errors.ts'
@@ -110,7 +111,12 @@ async function start(
   const log = createLog({ level: 'warn', format: 'text', destination })
   const folder = options.modelNamed ? options.model : model
   try {
-    return await EmbeddedTokenizer.start({ ...options, model: folder, log })
+    return await EmbeddedTokenizer.start({
+      ...options,
+      model: folder,
+      cache: cacheFolder(options.cache, process.env),
+      log,
+    })
   } catch (error) {
     if (error instanceof BundleError) {
       if (options.modelNamed) throw new OptionsError(error.message)

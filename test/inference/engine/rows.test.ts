@@ -34,9 +34,9 @@ test('rows are padded with zeros', () => {
   assert.equal(fillRows(view, 1, 1), view)
 })
 
-test('a batch runs at the next pinned size, or at its own size if none is pinned', () => {
-  const batches = { max: 100, sizes: [1, 2, 4, 8, 16, 32, 64, 100], part: 8 }
-  const sizes = (pinned: boolean) => [1, 2, 3, 5, 64, 65, 100].map((rows) => rowsToRun(rows, { ...batches, pinned }))
-  assert.deepEqual(sizes(true), [1, 2, 4, 8, 64, 100, 100])
-  assert.deepEqual(sizes(false), [1, 2, 3, 5, 64, 65, 100])
+test('a batch runs at the next size of the plan, or at its own size if the plan has none', () => {
+  const run = (sizes: number[]) =>
+    [1, 2, 3, 5, 64, 65, 100].map((rows) => rowsToRun(rows, { max: 100, part: 8, sizes }))
+  assert.deepEqual(run([1, 2, 4, 8, 16, 32, 64, 100]), [1, 2, 4, 8, 64, 100, 100])
+  assert.deepEqual(run([]), [1, 2, 3, 5, 64, 65, 100])
 })
