@@ -117,14 +117,14 @@ for (const [fate, spoil, reason] of [
     t.after(() => rm(folder, { recursive: true }))
     const bundle = join(folder, 'bundle')
     await cp(BUNDLE, bundle, { recursive: true })
-    const { inference, observed } = await started(t, { model: bundle, lostAfterMs: 6000 })
+    const { inference, observed } = await started(t, { model: bundle, lostAfterMs: 10_000 })
     await encodeAll(inference)
     await spoil(bundle)
     const [pid] = observed.pids
     assert.ok(pid)
     process.kill(pid, 'SIGKILL')
     const said = await inference.lost
-    assert.match(said, /no engine for 6 s/)
+    assert.match(said, /no engine for 10 s/)
     assert.match(said, reason)
     assert.equal(inference.ready, false)
     assert.throws(() => inference.reserve(1), { name: 'QueueFullError', retryAfter: 10 })
