@@ -46,6 +46,8 @@ export async function buildApp(options: {
   const services: Services = { config, apiKeys, inference, contract, metrics, inflight, draining: false }
   metrics.watch(services)
 
+  // Admission limits bodies as they arrive; this only ends clients that never finish sending.
+  const requestTimeout = (config.requestTimeout * 2 + 5) * 1000
   const http: FastifyInstance = Fastify({
     loggerInstance: log,
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'requestId' }),
@@ -55,9 +57,9 @@ export async function buildApp(options: {
     },
     // A draining server still answers on open connections.
     return503OnClosing: false,
-    // Admission limits bodies as they arrive; this only ends clients that never finish sending.
-    requestTimeout: (config.requestTimeout * 2 + 5) * 1000,
-    http: { headersTimeout: config.requestTimeout * 1000, connectionsCheckingInterval: 1000 },
+    requestTimeout,
+    // Fastify sets its own only later; Node's default of 300 s would refuse a longer time for headers.
+    http: { requestTimeout, headersTimeout: config.requestTimeout * 1000, connectionsCheckingInterval: 1000 },
     bodyLimit: config.bodyLimit,
     trustProxy: config.trustProxy ?? false,
     clientErrorHandler: answerBrokenRequest,

@@ -6,7 +6,7 @@ import { CommanderError } from 'commander'
 import type { Logger } from 'pino'
 import { buildApp } from './app.ts'
 import { type Config, readConfig } from './config.ts'
-import { cacheFolder, Inference } from './inference/inference.ts'
+import { cacheFolder, Inference, type ModelInfo } from './inference/inference.ts'
 import { createLog, toggleDebug } from './observability/log.ts'
 import { Metrics } from './observability/metrics.ts'
 import { endGracefully } from './shutdown.ts'
@@ -63,7 +63,7 @@ async function serve(config: Config, inference: Inference, metrics: Metrics, log
   })
   // Now rather than at the exit, which may be a kill.
   flushCompileCache()
-  log.info(`try: ${exampleOf(config, http.server.address() as AddressInfo)}`)
+  log.info(`try: ${exampleOf(config, inference.info, http.server.address() as AddressInfo)}`)
 
   endGracefully(log, async (cause) => {
     services.draining = true
@@ -85,10 +85,11 @@ function sentenceOf(error: unknown): string {
   return error.message
 }
 
-/** A command to paste into a shell. */
-function exampleOf(config: Config, { address, port, family }: AddressInfo): string {
+/** A command to paste into a shell. It asks for the first stage where the model has shorter sequences. */
+function exampleOf(config: Config, { kind, stages }: ModelInfo, { address, port, family }: AddressInfo): string {
   const host = ['0.0.0.0', '::'].includes(address) ? 'localhost' : family === 'IPv6' ? `[${address}]` : address
   const keyed = config.apiKey !== undefined || config.apiKeysFile !== undefined
   const key = keyed ? ' -H "x-api-key: $NATIVETOK_API_KEY"' : ''
-  return `curl${key} -F images=@test/fixtures/photos/full/cat.jpg 'http://${host}:${port}/encode?length=32'`
+  const query = kind === 'causal' ? `?length=${stages[0]}` : ''
+  return `curl${key} -F images=@test/fixtures/photos/full/cat.jpg 'http://${host}:${port}/encode${query}'`
 }

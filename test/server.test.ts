@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import type { components } from '../src/http/openapi.d.ts'
-import { BUNDLE } from './helpers/bundle.ts'
+import { BUNDLE, tinyBundle } from './helpers/bundle.ts'
 import { conforming, json, problem } from './helpers/contract.ts'
 import { fixture, formOf, photos, until } from './helpers/service.ts'
 
@@ -49,6 +49,20 @@ async function outcome(...args: string[]) {
   const child = run(...args)
   const [[code], stdout, stderr] = await Promise.all([once(child, 'exit'), text(child.stdout), text(child.stderr)])
   return { code, stdout, stderr }
+}
+
+for (const name of ['parallel', 'state'] as const) {
+  test(`the command to try works with the model that is served: ${name}`, async () => {
+    const server = await start('--model', tinyBundle(name), '--drain-delay', '0')
+    try {
+      const [, file = '', url = ''] = server.said(/^try: curl -F images=@test\/fixtures\/(\S+) '(\S+)'$/) ?? []
+      const answer = await fetch(url, { method: 'POST', body: formOf([fixture(file)]) })
+      assert.ok(((await conforming('POST', '/encode', answer)) as Tokens).tokens[0]?.length)
+    } finally {
+      server.child.kill('SIGTERM')
+      await server.exit
+    }
+  })
 }
 
 test('it logs what it serves and a command to try, and drains on SIGTERM', async () => {

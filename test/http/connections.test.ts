@@ -91,3 +91,17 @@ test('a client that does not read its answer does not delay shutdown', async () 
   assert.ok((await closing(service)) < 15)
   socket.destroy()
 })
+
+test('a request may take the longest time that can be set', async (t) => {
+  const service = await listen(backend, { requestTimeout: 3600 })
+  t.after(() => service.http.close())
+  const { headersTimeout, requestTimeout } = service.http.server
+  assert.equal(headersTimeout, 3_600_000)
+  assert.ok(requestTimeout > headersTimeout)
+  const answer = await fetch(`${service.base}/encode`, {
+    method: 'POST',
+    headers: { 'content-type': 'image/webp' },
+    body: new Uint8Array(photo),
+  })
+  assert.equal(answer.status, 200)
+})
