@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nativetok.model import NativeTok, load_weights, save_weights
 
@@ -32,7 +33,8 @@ def shrink(
         depth = getattr(config, f"{part}_depth")
         if not kept or list(kept) != sorted(set(kept) & set(range(depth))):
             raise ValueError(f"layers of the {part} are some of 0 to {depth - 1} in ascending order, not {list(kept)}")
-        config = dataclasses.replace(config, **{f"{part}_depth": len(kept)})
+        depths: dict[str, Any] = {f"{part}_depth": len(kept)}
+        config = dataclasses.replace(config, **depths)
         new_place = {layer: place for place, layer in enumerate(kept)}
         blocks = f"{part}.blocks."
         layers = {name: weights.pop(name) for name in list(weights) if name.startswith(blocks)}

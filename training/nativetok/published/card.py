@@ -85,8 +85,8 @@ def _verified(images: str, parity: dict[str, Any], storage: Storage, rounding: d
 def _probe(probe: ProbeResult) -> str:
     rows = [(candidate.label, f"{candidate.psnr:.2f}") for candidate in probe.candidates]
     return (
-        f"## Probe\n\nReconstruction of {probe.photos} photos under every candidate, mean PSNR in dB. Each photo's "
-        f"mean colour alone has {probe.blank:.2f} dB.\n\n" + _table(["candidate", "PSNR"], rows)
+        f"## Probe\n\nReconstruction of {probe.photos} photos under the candidates that were tried, mean PSNR in dB. "
+        f"Each photo's mean colour alone has {probe.blank:.2f} dB.\n\n" + _table(["candidate", "PSNR"], rows)
     )
 
 

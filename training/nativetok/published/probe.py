@@ -1,9 +1,10 @@
-"""Finds what no file says by reconstructing photos under every candidate.
+"""Finds what no file says by reconstructing photos under candidates, the likeliest first.
 
 A trained tokenizer under wrong heads or a wrong norm draws noise, so the right candidate stands out.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from nativetok.published.checkpoint import Checkpoint, CheckpointError
 from nativetok.published.recognise import Recognised, load
@@ -18,6 +20,10 @@ from nativetok.published.tokenizer import Tokenizer, to_uint8
 
 MARGIN = 1.0
 """The margin in dB by which a candidate must beat all others and each photo's mean colour."""
+CLEAR = 3.0
+"""Margin in dB over each photo's mean colour at which a candidate shows photos; then only those like it are tried."""
+USUAL = 64
+"""The width of most heads."""
 NARROWEST, WIDEST = 16, 256
 """Head widths to try; transformers under 256 wide may have narrower ones, down to half of that."""
 
@@ -40,7 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """All candidates, the best first."""
+    """The candidates that were tried, the best first."""
 
     candidates: list[Candidate]
     photos: int
@@ -64,11 +70,20 @@ class ProbeResult:
 
 
 def probe(recognised: Recognised, checkpoint: Checkpoint, photos: NDArray[np.uint8]) -> ProbeResult:
-    """Reconstruct photos uint8 [B, S, S, 3] under every candidate for what is open."""
-    model, images = load(recognised, checkpoint), torch.from_numpy(photos)
-    candidates = [Candidate(values, psnr) for values, psnr in _reconstructions(model, recognised, images)]
+    """Reconstruct photos uint8 [B, S, S, 3] under candidates for what is open.
+
+    From the first that shows photos it goes on to the best of those that differ from it in one thing, and ends where
+    none of these is better. So it tries a few dozen of several hundred. If none shows photos, it tries all.
+    """
     blank = np.broadcast_to(photos.mean(axis=(1, 2), keepdims=True).round(), photos.shape)
-    return ProbeResult(sorted(candidates, key=lambda c: -c.psnr), len(photos), mean_psnr(blank, photos))
+    blank_psnr = mean_psnr(blank, photos)
+    search = _Search(recognised, checkpoint, torch.from_numpy(photos))
+    with search.bar:
+        for values in search.likeliest_first():
+            if search.psnr(values) > blank_psnr + CLEAR:
+                search.climb(values)
+                break
+    return ProbeResult(search.candidates(), len(photos), blank_psnr)
 
 
 def settled(recognised: Recognised, winner: Candidate) -> Recognised:
@@ -88,39 +103,72 @@ def mean_psnr(images: NDArray[Any], originals: NDArray[np.uint8]) -> float:
     return float((20 * np.log10(255) - 10 * np.log10(np.maximum(errors, 1e-10))).mean())
 
 
-@torch.no_grad()
-def _reconstructions(
-    model: Tokenizer, recognised: Recognised, images: torch.Tensor
-) -> Iterator[tuple[dict[str, Any], float]]:
-    """Every candidate and its PSNR; what candidates share is computed once."""
-    tried: dict[str, list[Any]] = {}
-    for name in recognised.open:
-        value = getattr(recognised.sizes, name)
-        tried[name] = [False, True] if isinstance(value, bool) else heads_of(value.width)
-    first = [name for name in ("signed", "encoder", "experts") if name in tried]
-    second = [name for name in ("normalised", "decoder") if name in tried]
-    for encoding in itertools.product(*(tried[name] for name in first)):
-        values = dict(zip(first, encoding, strict=True))
-        _put(model, values)
-        codes = model.codes(images)
-        for decoding in itertools.product(*(tried[name] for name in second)):
-            more = dict(zip(second, decoding, strict=True))
-            _put(model, more)
-            drawn = to_uint8(model.draw(model.quantize.distances(codes).argmin(-1)))
-            yield values | more, mean_psnr(drawn.numpy(), images.numpy())
+class _Search:
+    """Reconstructs photos under candidates, each once."""
+
+    def __init__(self, recognised: Recognised, checkpoint: Checkpoint, images: torch.Tensor) -> None:
+        self.model, self.images = load(recognised, checkpoint), images
+        self.choices: dict[str, list[Any]] = {}
+        for name in recognised.open:
+            value = getattr(recognised.sizes, name)
+            self.choices[name] = [False, True] if isinstance(value, bool) else heads_of(value.width)
+        self.tried: dict[tuple[Any, ...], float] = {}
+        self.codes: dict[tuple[Any, ...], torch.Tensor] = {}
+        count = math.prod(map(len, self.choices.values()))
+        self.bar = tqdm(total=count, desc="probe", unit=" candidates", disable=None)
+
+    def likeliest_first(self) -> list[dict[str, Any]]:
+        """Return all candidates; those whose choices are all near the beginning come first."""
+        places = itertools.product(*(range(len(choices)) for choices in self.choices.values()))
+        return [
+            {name: self.choices[name][place] for name, place in zip(self.choices, combination, strict=True)}
+            for combination in sorted(places, key=sum)
+        ]
+
+    @torch.no_grad()
+    def psnr(self, values: dict[str, Any]) -> float:
+        """Return how well a candidate reconstructs the photos, in dB."""
+        key = tuple(values.values())
+        if key not in self.tried:
+            for name, value in values.items():
+                _put(self.model, name, value)
+            encoding = tuple(values.get(name) for name in ("signed", "encoder", "experts"))
+            if encoding not in self.codes:
+                self.codes[encoding] = self.model.codes(self.images)
+            ids = self.model.quantize.distances(self.codes[encoding]).argmin(-1)
+            self.tried[key] = mean_psnr(to_uint8(self.model.draw(ids)).numpy(), self.images.numpy())
+            self.bar.update()
+        return self.tried[key]
+
+    def climb(self, best: dict[str, Any]) -> None:
+        """Go to the best of those that differ in one thing, until none is better."""
+        while True:
+            found = max(self._like(best), key=self.psnr, default=best)
+            if self.psnr(found) <= self.psnr(best):
+                return
+            best = found
+
+    def candidates(self) -> list[Candidate]:
+        """Return what was tried, the best first."""
+        found = [Candidate(dict(zip(self.choices, key, strict=True)), psnr) for key, psnr in self.tried.items()]
+        return sorted(found, key=lambda candidate: -candidate.psnr)
+
+    def _like(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for name, choices in self.choices.items():
+            yield from (values | {name: choice} for choice in choices if choice != values[name])
 
 
 def heads_of(width: int) -> list[int]:
-    """Numbers of heads that a transformer of this width may have."""
+    """Numbers of heads that a transformer of this width may have, those that make heads of the usual width first."""
     narrowest = NARROWEST if width >= 256 else NARROWEST // 2
-    return [n for n in range(1, width + 1) if width % n == 0 and narrowest <= width // n <= max(WIDEST, narrowest)]
+    heads = [n for n in range(1, width + 1) if width % n == 0 and narrowest <= width // n <= max(WIDEST, narrowest)]
+    return sorted(heads, key=lambda n: abs(math.log2(width / n / USUAL)))
 
 
-def _put(model: Tokenizer, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if name == "signed":
-            model.sizes = replace(model.sizes, signed=value)
-        elif name == "normalised":
-            model.quantize.normalised = value
-        else:
-            model.set_heads(name, value)
+def _put(model: Tokenizer, name: str, value: Any) -> None:
+    if name == "signed":
+        model.sizes = replace(model.sizes, signed=value)
+    elif name == "normalised":
+        model.quantize.normalised = value
+    else:
+        model.set_heads(name, value)
