@@ -263,12 +263,12 @@ function fakeTimeLibrary(): string | undefined {
   return files.find((file) => existsSync(file))
 }
 
-/** The bundle changes under a running service, then all engines die. */
+/** The bundle changes under a running service without a cache, then all engines die. With one, engines would load that. */
 async function withoutBundle(fate: 'altered' | 'deleted'): Promise<Finding> {
   const folder = await mkdtemp(join(tmpdir(), 'reliability-'))
   const bundle = join(folder, 'bundle')
   await cp(BUNDLE, bundle, { recursive: true })
-  const service = await start({ flags: ['--model', bundle] })
+  const service = await start({ flags: ['--model', bundle, '--cache', 'none'] })
   try {
     const traffic = await begin(service)
     if (fate === 'deleted') await rm(bundle, { recursive: true })
@@ -280,7 +280,7 @@ async function withoutBundle(fate: 'altered' | 'deleted'): Promise<Finding> {
     await secondsUntil(() => service.ended, GIVE_UP_SECONDS)
     const after = `${((performance.now() - since) / 1000).toFixed(0)} s`
     return {
-      promise: `the bundle is ${fate} and all engines die: no other weights are served, and the service ends with exit code 1`,
+      promise: `without a cache, the bundle is ${fate} and all engines die: no other weights are served, and the service ends with exit code 1`,
       figure: `${inWords(tally)}; ${service.ended ? `ended with ${service.exit} after ${after}` : `still running after ${after}`}`,
       kept: isClean(tally) && service.exit === 1,
     }
