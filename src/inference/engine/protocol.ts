@@ -20,7 +20,7 @@ export interface EngineConfig {
 /** How an engine runs batches; sizes are numbers of images or sequences. */
 export interface BatchPlan {
   max: number
-  /** The only sizes at which graphs run, ascending; fewer rows are padded to the next one. Empty: any size. */
+  /** Graphs run only at these sizes, in ascending order; fewer rows are padded to the next size. If there are none, any size will do. */
   sizes: number[]
   /** Maximum number of images that the encoder or decoder runs on at once; larger batches are split. */
   part: number
