@@ -21,6 +21,11 @@ export class EngineFailedError extends Error {
   override name = 'EngineFailedError'
 }
 
+/** Something outside killed the engine: the kernel, if memory is short, or a person. Its batch need not be the cause. */
+export class EngineKilledError extends Error {
+  override name = 'EngineKilledError'
+}
+
 /** The message of an error, or any other thrown value as text. */
 export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)

@@ -1,6 +1,6 @@
 import type { Engine } from './engine/engine.ts'
 import type { GraphTimings } from './engine/protocol.ts'
-import { EngineFailedError } from './errors.ts'
+import { EngineFailedError, EngineKilledError } from './errors.ts'
 
 /** The kind of work in a batch. */
 export type Kind = 'encode' | 'decode'
@@ -29,6 +29,8 @@ interface Item<Input, Output> {
   readonly queuedAt: number
   /** Whether it was in a batch that failed. */
   retried: boolean
+  /** How often something outside killed an engine that ran it alone. */
+  kills: number
   settled: boolean
   resolve(output: Output, timings: Timings): void
   reject(error: unknown): void
@@ -49,6 +51,8 @@ export interface Job {
 
 /** One in this many places in a batch goes to the requests in turn, the others by age. */
 const TURN_EVERY = 4
+/** An item that takes too much memory also has its engine killed, so kills are forgiven only so often. */
+const FORGIVEN_KILLS = 2
 
 /**
  * The queue of one kind of work. Most places in a batch go to the items that have waited longest, the others to the requests
@@ -95,6 +99,7 @@ export class Queue<Input, Output> {
         request: signal ?? {},
         queuedAt: performance.now(),
         retried: false,
+        kills: 0,
         settled: false,
         resolve: (output, timings) => {
           settle()
@@ -200,10 +205,14 @@ export class Queue<Input, Output> {
   // The items of a failed batch run again one by one. Halving the batch until the failing item is alone would cost an
   // engine for every half that holds it, and where the engine hangs, the other items would wait past their deadline. An
   // item that fails alone after a failure is rejected; on its first failure it is tried again, because the engine may have
-  // ended for another reason.
+  // ended for another reason. Engines start so fast that whoever kills one after another would hit the same item twice.
   #retry(items: Item<Input, Output>[], cause: unknown): void {
     const [only] = items
     if (items.length === 1 && only?.retried) {
+      if (cause instanceof EngineKilledError && only.kills++ < FORGIVEN_KILLS) {
+        this.#retries.push(only)
+        return
+      }
       const reason = cause instanceof Error ? cause.message : String(cause)
       only.reject(new EngineFailedError(`the engine failed twice on this item: ${reason}`, { cause }))
       return

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Batcher } from '../../src/inference/batcher.ts'
+import { EngineKilledError } from '../../src/inference/errors.ts'
 import { EngineFailedError } from '../../src/inference/inference.ts'
 import { image, ManualEngine, settled, shape } from './manual-engine.ts'
 
@@ -190,6 +191,25 @@ test('an item in a batch of its own is tried twice', async () => {
   engine.last.fail(new Error('boom'))
   await rejected
   assert.equal(engine.calls.length, 4)
+})
+
+test('an engine that something outside kills does not count against its item, but not for ever', async () => {
+  for (const [kills, answered] of [
+    [3, true],
+    [4, false],
+  ] as const) {
+    const { batcher, engine } = batcherWithEngine()
+    const answer = batcher.encode(image(7), 4)
+    answer.catch(() => {})
+    for (let kill = 0; kill < kills; kill++) {
+      engine.last.fail(new EngineKilledError('the engine ended with SIGKILL'))
+      await settled()
+    }
+    assert.equal(engine.calls.length, answered ? kills + 1 : kills)
+    if (answered) engine.last.succeed()
+    else await assert.rejects(answer, /SIGKILL/)
+    if (answered) assert.deepEqual([...(await answer).tokens], [7, 8, 9, 10])
+  }
 })
 
 test('an abort removes an item from the queue and from a retry', async () => {

@@ -1,7 +1,7 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { stripVTControlCharacters } from 'node:util'
-import { BundleError } from '../errors.ts'
+import { BundleError, EngineKilledError } from '../errors.ts'
 import type {
   DecodeBatch,
   DecodeResult,
@@ -125,9 +125,10 @@ export class ProcessEngine implements Engine {
     }
     this.#process.on('message', (reply: EngineReply) => this.#pending?.resolve(reply))
     this.ended = new Promise((resolve) => {
-      const end = (kind: EngineEnd['kind'], reason: string) => {
+      const end = (kind: EngineEnd['kind'], reason: string, error = new Error(reason)) => {
+        const expected = this.#end
         this.#end ??= { kind, reason }
-        this.#pending?.reject(new Error(this.#end.reason))
+        this.#pending?.reject(expected ? new Error(expected.reason) : error)
         resolve(this.#end)
       }
       // Not `once`: a process that could not be started cannot be sent to or killed either, and each reports an error.
@@ -135,7 +136,8 @@ export class ProcessEngine implements Engine {
         end('unreachable', `the engine could not be started or reached: ${message}`)
       })
       this.#process.once('exit', (code, signal) => {
-        end('ended', `the engine ended with ${signal ?? `exit code ${code}`}`)
+        const reason = `the engine ended with ${signal ?? `exit code ${code}`}`
+        end('ended', reason, signal === 'SIGKILL' ? new EngineKilledError(reason) : undefined)
       })
       // A process whose channel is closed cannot answer, even if it still runs.
       this.#process.once('disconnect', () => this.#process.kill('SIGKILL'))
